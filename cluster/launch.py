@@ -1,0 +1,142 @@
+"""An experiment on several workers of Ray Train, each the same `execute` as alone.
+
+Ray starts the processes, joins them in a process group and starts them again when one dies; where they
+go on from is the run's own newest checkpoint, so Ray's are not used.
+"""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from cluster.session import check_fits, session
+from mergenet.config import InputError
+from mergenet.training.record import Record
+from mergenet.training.reporter import Reporter
+from mergenet.training.run import RunSpec, execute, unfinished
+
+MAX_FAILURES = 3
+REPORT_EVERY_S = 0.25
+
+
+def launch(spec: RunSpec, workers: int, reporter: Reporter) -> None:
+    """Trains `spec` on `workers` processes; returns when the run has finished.
+
+    Raises:
+        InputError: more workers than fit, or what the workers found wrong.
+        RuntimeError: the run failed; its record says why.
+    """
+    check_fits(workers, spec.device)
+    try:
+        with session():
+            _fit(spec, workers, reporter)
+    except BaseException as error:
+        _record_end(spec, error)
+        raise
+
+
+def _record_end(spec: RunSpec, error: BaseException) -> None:
+    """A worker that was killed could not say so in the run's record."""
+    record = Record(spec.folder)
+    if not record.has_result():
+        record.finish(unfinished(error))
+    record.close()
+
+
+def _fit(spec: RunSpec, workers: int, reporter: Reporter) -> None:
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.queue import Queue
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    storage = spec.folder / ".ray"
+    news = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"spec": spec.as_plain(), "news": news},
+        torch_config=TorchConfig(backend="nccl" if spec.device == "cuda" else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=spec.device == "cuda"),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        with _relayed(news, reporter):
+            result = trainer.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+        news.shutdown()
+    _raise_refused(result.return_value)
+
+
+def _raise_refused(outcome: Any) -> None:
+    """Bad input that only a worker could see comes back as a value: Ray would start the workers again."""
+    if isinstance(outcome, dict) and "refused" in outcome:
+        raise InputError(outcome["refused"])
+
+
+def _work(config: Mapping[str, Any]) -> dict[str, str]:
+    """What each worker runs."""
+    try:
+        execute(RunSpec.from_plain(config["spec"]), _ToDriver(config["news"]))
+    except InputError as error:
+        return {"refused": str(error)}
+    return {}
+
+
+class _ToDriver:
+    """A reporter that sends its news to the driver, ticks at most a few times a second."""
+
+    def __init__(self, news: Any) -> None:
+        self._news = news
+        self._last = 0.0
+
+    def start(self, ticks: int, done: int) -> None:
+        self._news.put(("start", ticks, done))
+
+    def tick(self, done: int) -> None:
+        if time.monotonic() - self._last >= REPORT_EVERY_S:
+            self._last = time.monotonic()
+            self._news.put(("tick", done))
+
+    def say(self, text: str) -> None:
+        self._news.put(("say", text))
+
+    def stop(self) -> None:
+        self._news.put(("stop",))
+
+
+@contextmanager
+def _relayed(news: Any, reporter: Reporter) -> Iterator[None]:
+    """Hands the workers' news to `reporter` in the background."""
+    ended = threading.Event()
+    relay = threading.Thread(target=_relay, args=(news, reporter, ended), daemon=True)
+    relay.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        relay.join(timeout=10.0)
+        reporter.stop()
+
+
+def _relay(news: Any, reporter: Reporter, ended: threading.Event) -> None:
+    from ray.exceptions import RayError
+    from ray.util.queue import Empty
+
+    while True:
+        try:
+            kind, *values = news.get(timeout=REPORT_EVERY_S)
+        except Empty:
+            if ended.is_set():
+                return
+            continue
+        except RayError:  # the queue went with its cluster
+            return
+        getattr(reporter, kind)(*values)

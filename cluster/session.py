@@ -1,0 +1,55 @@
+"""The one way in to Ray: a cluster of this process's own on this machine, quiet and on loopback."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from mergenet.config import InputError
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def check_fits(workers: int, device: str) -> None:
+    """Ray waits for ever for what no machine has, so it is refused here.
+
+    Raises:
+        InputError: more workers than processors (or GPUs), counted without starting Ray.
+    """
+    import torch
+
+    if device == "cuda":
+        there, what = torch.cuda.device_count(), "GPUs"
+    else:
+        there, what = len(os.sched_getaffinity(0)), "processors"
+    if workers > there:
+        raise InputError(f"--workers {workers}: this machine has {there} {what}, and each worker needs one")
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """Ray inside; one that is running already in this process is used and left running."""
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()

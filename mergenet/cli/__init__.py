@@ -1,0 +1,43 @@
+"""The front door: one file a command. Bad input is one line on standard error and exit code 2."""
+
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from mergenet import __version__
+from mergenet.cli.train import train
+from mergenet.config import InputError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mergenet")
+def commands() -> None:
+    """Models that teach each other through their weights: train, distribute, record."""
+
+
+commands.add_command(train)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Runs a command line: exit code 0 when it did, 2 for bad input, 1 when a run failed, 130 when interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = commands.main(prog_name="mergenet", standalone_mode=False)
+    except click.ClickException as error:
+        code = _refuse(error.format_message(), 2 if isinstance(error, click.UsageError) else error.exit_code)
+    except InputError as error:
+        code = _refuse(str(error), 2)
+    except (click.Abort, KeyboardInterrupt):
+        code = _refuse("interrupted", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(message: str, code: int) -> int:
+    print(f"mergenet: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,113 @@
+"""What `mergenet train` prints: the plan before a run, the table after it."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mergenet.config import as_yaml
+from mergenet.experiment import Experiment, split_end
+from mergenet.training.plan import Plan, TransferPlan
+from mergenet.training.record import read_json
+from mergenet.training.run import RunSpec
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def _table(texts: tuple[str, ...], figures: tuple[str, ...]) -> Table:
+    """A table whose figures are never cut; long texts fold where the terminal is narrow."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in texts:
+        table.add_column(column, overflow="fold")
+    for column in figures:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+# --- before ------------------------------------------------------------------------------------------------------
+
+
+def print_plan(spec: RunSpec, plan: Plan, workers: int, folder: str) -> None:
+    """The resolved experiment as YAML, then models, ports, shapes and lengths."""
+    console = _console()
+    console.print(as_yaml(spec.experiment.dump()), markup=False)
+    learners = _table(("learner", "model"), ("parameters", "steps\nan epoch", "steps", "cell"))
+    for name, learner in plan.learners.items():
+        model = spec.experiment.learners[name].model
+        figures = (f"{learner.parameters:,}", str(learner.steps_per_epoch), str(learner.steps), plan.cells[name][:8])
+        learners.add_row(name, model, *figures)
+    console.print(learners)
+    if plan.transfers:
+        transfers = _table(("transfer", "from", "to"), ("weights", "encoded", "adapter\nparameters", "enabled"))
+        for name, transfer in plan.transfers.items():
+            transfers.add_row(name, *_transfer_row(spec.experiment, name, transfer))
+        console.print(transfers)
+    data = ", ".join(f"{name} {digest[:8]}" for name, digest in plan.digests.items())
+    console.print(
+        f"{plan.ticks} ticks on {workers} x {spec.device}, seed {spec.seed}, data {data}\nwould be recorded in {folder}"
+    )
+
+
+def _transfer_row(experiment: Experiment, name: str, plan: TransferPlan) -> tuple[str, ...]:
+    def sizes(source: tuple[int, int], target: tuple[int, int]) -> str:
+        return f"{source[0]} x {source[1]}\n{target[0]} x {target[1]}"
+
+    options = experiment.transfers[name]
+    return (
+        options.source,
+        options.target,
+        sizes(plan.source, plan.target),
+        sizes(plan.encoded_source, plan.encoded_target),
+        f"{plan.adapter_parameters:,}",
+        "yes" if options.enabled else "no",
+    )
+
+
+# --- after -------------------------------------------------------------------------------------------------------
+
+
+def print_result(spec: RunSpec, folder: str) -> None:
+    """Each learner's figures, where the record lies, and what to try next."""
+    console = _console()
+    result = read_json(spec.folder / "result.json")
+    table = _table(("learner", "model", "transfer"), ("validation\ntop-1", "test\ntop-1", "test\ntop-5"))
+    for name, figures in result["learners"].items():
+        model = spec.experiment.learners[name].model
+        table.add_row(name, model, taught_by(spec.experiment, name), *_figures(figures))
+    console.print(table)
+    console.print(
+        f"{result['ticks']} ticks in {result['seconds']:.0f} s, one seed: too few to tell a difference from chance.\n"
+        f"Record: {folder}\n"
+        f"\nNext:\n{_next_steps(spec)}"
+    )
+
+
+def taught_by(experiment: Experiment, learner: str) -> str:
+    """The transfers into a learner; `off` where there are only disabled ones."""
+    into = [t for t in experiment.transfers.values() if split_end(t.target)[0] == learner]
+    arrows = [f"{t.source} -> {split_end(t.target)[1]}" for t in into if t.enabled]
+    return "\n".join(arrows) or ("off" if into else "-")
+
+
+def _figures(figures: dict[str, dict[str, float]]) -> tuple[str, ...]:
+    if figures["diverged_at"] is not None:
+        return (f"diverged at step {figures['diverged_at']}", "-", "-")
+    validation, test = figures.get("validation"), figures["test"]
+    return (
+        f"{validation['top1']:.2f}" if validation else "-",
+        f"{test['top1']:.2f}",
+        f"{test['top5']:.2f}",
+    )
+
+
+def _next_steps(spec: RunSpec) -> str:
+    name = spec.experiment.name
+    steps = [("another seed", f"mergenet train {name} --seed {spec.seed + 1}")]
+    for transfer in spec.experiment.enabled_transfers():
+        path = f"transfers.{transfer}"
+        steps.append(("the paper's own adapter", f"mergenet train {name} {path}.adapter.lpka.form=paper"))
+        steps.append(("rarer transfers", f"mergenet train {name} {path}.cycle=16"))
+        break
+    steps.append(("all there is to change", f"mergenet train {name} --dry-run"))
+    return "\n".join(f"  {what:<24} {command}" for what, command in steps)

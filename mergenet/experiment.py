@@ -1,0 +1,252 @@
+"""An experiment: a graph of learners and transfers as typed data, and the hashes that name it and its cells.
+
+This is what is validated, hashed, run and recorded. A new option of a choice is one file and one row in
+the union beside its family (`method.encoding.Encoding`, `tasks.Task`, ...).
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from mergenet.config import (
+    InputError,
+    Options,
+    digest,
+    identity,
+    merge,
+    nearest,
+    parse,
+    read_file,
+    read_override,
+)
+from mergenet.method.transfer import TransferOptions
+from mergenet.optimization import Optimizer, Schedule, Sgd, Steps
+from mergenet.tasks import Task
+
+RECIPES = Path(__file__).parent / "recipes"
+
+NUMERICS = 1
+"""Part of every hash: raised when the golden losses change, so that old results are not taken for new ones."""
+
+
+class Training(Options):
+    """How a learner trains; given for the experiment it is the default of every learner.
+
+    Attributes:
+        epochs: of the clock learner; the others go on as long as it does.
+        batch_size: global, over all workers.
+        optimizer: defaults of the authors' CIFAR-100 script.
+        schedule: of the learning rate over the learner's own steps.
+        every: a learner other than the clock steps on ticks divisible by it.
+        channels_last: memory layout of images and kernels; up to three times as fast on CPUs.
+    """
+
+    epochs: PositiveInt = 200
+    batch_size: PositiveInt = 128
+    optimizer: Optimizer = Sgd()
+    schedule: Schedule = Steps()
+    every: PositiveInt = 1
+    channels_last: bool = True
+
+
+class LearnerOptions(Options):
+    """A model with its task and how it trains.
+
+    Attributes:
+        model: name of a model.
+        copy_number: written `copy`; tells two learners of one model apart, which otherwise start from equal weights.
+        task: what it is trained to do, on which data.
+        training: overrides of the experiment's `training`.
+    """
+
+    model: str
+    copy_number: NonNegativeInt = Field(default=0, alias="copy")
+    task: Task
+    training: Training = Training()
+
+
+class Evaluation(Options):
+    """What is measured when.
+
+    Attributes:
+        validation: share of the training split held out for every choice; the test split is read once, at the end.
+        every: epochs of the clock learner between two validations.
+        weights: which weights meet the test split, the `last` or the `best` of validation.
+    """
+
+    validation: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    every: PositiveInt = 1
+    weights: Literal["last", "best"] = "last"
+
+
+class Checkpointing(Options):
+    """Ticks between two checkpoints."""
+
+    every: PositiveInt = 500
+
+
+class Experiment(Options):
+    """Learners and the transfers between them.
+
+    Attributes:
+        name: of the run's folder.
+        training: default of every learner; it is resolved into them and not kept.
+        learners: name -> learner.
+        transfers: name -> transfer.
+        clock: the learner whose steps are the ticks; `target` where there is one of that name.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    training: Training = Field(default=Training(), exclude=True)
+    learners: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], LearnerOptions]
+    transfers: dict[str, TransferOptions] = {}
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpointing = Checkpointing()
+    clock: str = "target"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_training(cls, values: Any) -> Any:
+        """Lays each learner's own `training` over the experiment's."""
+        learners = values.get("learners") if isinstance(values, dict) else None
+        if not isinstance(learners, dict):
+            return values
+        defaults = values.get("training", {})
+        resolved = {
+            name: {**learner, "training": merge(Training, defaults, learner.get("training", {}))}
+            if isinstance(learner, dict)
+            else learner
+            for name, learner in learners.items()
+        }
+        return {**values, "learners": resolved}
+
+    @model_validator(mode="after")
+    def _connects(self) -> Self:
+        if self.clock not in self.learners:
+            raise ValueError(f"clock: no learner '{self.clock}'; {nearest(self.clock, self.learners)}")
+        if self.learners[self.clock].training.every != 1:
+            raise ValueError(f"learners.{self.clock}.training.every: the clock learner steps on every tick")
+        if self.evaluation.weights == "best" and not self.evaluation.validation:
+            raise ValueError("evaluation.weights: 'best' is chosen on a validation split, and evaluation.validation is 0")
+        written: dict[str, str] = {}
+        for name, transfer in self.transfers.items():
+            for key, end in (("from", transfer.source), ("to", transfer.target)):
+                self._check_end(f"transfers.{name}.{key}", end)
+            if transfer.enabled and transfer.target in written:
+                raise ValueError(f"transfers.{name}.to: '{written[transfer.target]}' writes to {transfer.target} already")
+            if transfer.enabled:
+                written[transfer.target] = name
+        return self
+
+    def _check_end(self, path: str, end: str) -> None:
+        learner, dot, port = end.partition(".")
+        if not dot or not port:
+            raise ValueError(f"{path}: write it as learner.port, got '{end}'")
+        if learner not in self.learners:
+            raise ValueError(f"{path}: no learner '{learner}'; {nearest(learner, self.learners)}")
+
+    def enabled_transfers(self) -> dict[str, TransferOptions]:
+        """The transfers that take place."""
+        return {name: transfer for name, transfer in self.transfers.items() if transfer.enabled}
+
+
+def split_end(end: str) -> tuple[str, str]:
+    """`learner.port` as its two names."""
+    learner, _, port = end.partition(".")
+    return learner, port
+
+
+# --- from files --------------------------------------------------------------------------------------------------
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_experiment(name_or_path: str, overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment of a recipe's name or a YAML file, with `path=value` overrides laid over it.
+
+    Raises:
+        InputError: no such recipe or file, or a value that does not fit, by its path.
+    """
+    path = RECIPES / f"{name_or_path}.yaml"
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path)
+    elif name_or_path not in recipes():
+        raise InputError(f"no recipe '{name_or_path}'; {nearest(name_or_path, recipes())} (a file is named by its path)")
+    values: Any = read_file(path)
+    for override in overrides:
+        values = merge(Experiment, values, read_override(override))
+    return parse(Experiment, values)
+
+
+# --- identity ----------------------------------------------------------------------------------------------------
+
+
+def run_hash(experiment: Experiment, digests: Mapping[str, str]) -> str:
+    """Names a run: the whole experiment with the digests of its data."""
+    return digest({"numerics": NUMERICS, "experiment": identity(experiment), "data": dict(digests)})
+
+
+def cell_keys(
+    experiment: Experiment, seed: int, steps: Mapping[str, int], digests: Mapping[str, str]
+) -> dict[str, str]:
+    """Learner -> hash of everything that can influence what it becomes.
+
+    A learner is described by its own options, and by what each enabled transfer into it brings, which
+    unfolds its source's description, as many levels deep as there are learners upstream. Names, paths and
+    whatever cannot reach the learner stay out: an arm has the same key alone and in company.
+
+    Args:
+        steps: learner -> its steps in the whole run.
+        digests: data name -> digest.
+    """
+    evaluation = identity(experiment.evaluation)
+    if experiment.evaluation.weights == "last":
+        del evaluation["every"]  # looking on changes nothing
+    own = {name: _own_description(learner, steps[name], digests) for name, learner in experiment.learners.items()}
+
+    def describe(name: str, levels: int) -> str:
+        if levels == 0:
+            return digest(own[name])
+        incoming = [
+            [_edge_description(transfer), describe(split_end(transfer.source)[0], levels - 1)]
+            for transfer in experiment.enabled_transfers().values()
+            if split_end(transfer.target)[0] == name
+        ]
+        return digest([own[name], sorted(incoming, key=digest)])
+
+    return {
+        name: digest([NUMERICS, seed, evaluation, describe(name, len(_upstream(experiment, name)))])
+        for name in experiment.learners
+    }
+
+
+def _own_description(learner: LearnerOptions, steps: int, digests: Mapping[str, str]) -> Any:
+    plain = identity(learner)
+    del plain["training"]["epochs"]  # counts through the steps
+    for task in plain["task"].values():
+        task["data"] = digests[task["data"]]
+    return [plain, steps]
+
+
+def _edge_description(transfer: TransferOptions) -> Any:
+    plain = identity(transfer)
+    plain["from"], plain["to"] = split_end(transfer.source)[1], split_end(transfer.target)[1]
+    return plain
+
+
+def _upstream(experiment: Experiment, name: str) -> set[str]:
+    """The learner and all that can influence it over enabled transfers."""
+    found, waiting = {name}, [name]
+    while waiting:
+        reached = waiting.pop()
+        for transfer in experiment.enabled_transfers().values():
+            source, target = split_end(transfer.source)[0], split_end(transfer.target)[0]
+            if target == reached and source not in found:
+                found.add(source)
+                waiting.append(source)
+    return found

@@ -1,0 +1,198 @@
+"""Low-rank parametric knowledge adapter (LPKA): the target's matrix attends to the source's.
+
+Shape legend: X (m, n) the target's encoded matrix, Y (p, q) the source's, a and b numbers of tokens.
+A matrix is read as a set of tokens twice: its rows, and its columns. No positions: a permutation of the
+source's tokens changes nothing.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
+
+from mergenet.config import Choice, Listed, Options
+
+Combination = Literal["row-row", "row-column", "column-row", "column-column"]
+COMBINATIONS: tuple[Combination, ...] = ("row-row", "row-column", "column-row", "column-column")
+Size = tuple[int, int]
+NORM_EPS = 1e-12  # the authors' LayerNorm
+
+
+def tokens(matrix: Tensor, axis: str) -> Tensor:
+    """The rows of `matrix`, or its columns as rows."""
+    return matrix if axis == "row" else matrix.T
+
+
+def _token_size(size: Size, axis: str) -> int:
+    return size[1] if axis == "row" else size[0]
+
+
+class Attention(nn.Module):
+    """Multi-head softmax attention from tokens Q (a, query_size) to tokens K (b, key_size): (a, query_size)."""
+
+    def __init__(self, query_size: int, key_size: int, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(query_size, width)
+        self.key = nn.Linear(key_size, width)
+        self.value = nn.Linear(key_size, width)
+        self.out = nn.Linear(width, query_size)
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        q, k, v = (self._split(part) for part in (self.query(query), self.key(key), self.value(key)))
+        dropout = self.dropout if self.training else 0.0
+        attended = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return self.out(attended.transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+
+    def _split(self, projected: Tensor) -> Tensor:
+        """(tokens, width) -> (heads, tokens, width / heads)."""
+        return projected.unflatten(1, (self.heads, -1)).transpose(0, 1)
+
+
+class AxialAttention(nn.Module):
+    """One `Attention` for each combination of the axes of X (queries) and Y (keys and values), Eq. 6."""
+
+    def __init__(self, x: Size, y: Size, options: "Lpka") -> None:
+        super().__init__()
+        self.axes = [tuple(combination.split("-")) for combination in options.combinations]
+        self.attentions = nn.ModuleList(
+            Attention(
+                _token_size(x, x_axis), _token_size(y, y_axis), options.width, options.heads, options.dropout
+            )
+            for x_axis, y_axis in self.axes
+        )
+
+    def forward(self, x: Tensor, y: Tensor, before: nn.Module, after: list[nn.Module] | None = None) -> Tensor:
+        """The attended matrices, stacked: (combinations, m, n).
+
+        `before` prepares tokens; `after`, one a combination, closes a residual block around its attention.
+        """
+        parts = []
+        for index, (x_axis, y_axis) in enumerate(self.axes):
+            query = tokens(x, x_axis)
+            part = self.attentions[index](before(query), before(tokens(y, y_axis)))
+            if after is not None:
+                part = after[index](query + part)
+            parts.append(tokens(part, x_axis))
+        return torch.stack(parts)
+
+
+class TokenNorm(nn.Module):
+    """Each token to mean 0 and variance 1."""
+
+    def forward(self, token: Tensor) -> Tensor:
+        return functional.layer_norm(token, token.shape[-1:])
+
+
+class PaperLayer(nn.Module):
+    """The authors' knowledge transfer layer: post-norm attention, mixed, then a post-norm feed-forward block.
+
+    It ends in LayerNorm, so every generated row has unit variance whatever the weight's own scale was.
+    """
+
+    def __init__(self, x: Size, y: Size, options: "Lpka") -> None:
+        super().__init__()
+        self.attend = AxialAttention(x, y, options)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(_token_size(x, x_axis), eps=NORM_EPS) for x_axis, _ in self.attend.axes
+        )
+        self.mix = nn.Parameter(torch.ones(len(self.norms)), requires_grad=options.mix == "learned")
+        hidden = 2 * options.width
+        self.feed = nn.Sequential(
+            spectral_norm(nn.Linear(x[1], hidden)),
+            nn.GELU(approximate="tanh"),
+            spectral_norm(nn.Linear(hidden, x[1])),
+            nn.Dropout(options.dropout),
+        )
+        self.norm = nn.LayerNorm(x[1], eps=NORM_EPS)
+
+    def forward(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        parts = self.attend(x, y, before=nn.Identity(), after=list(self.norms))
+        mixed = torch.einsum("c,cmn->mn", self.mix.softmax(0), parts)
+        return self.norm(mixed + self.feed(mixed))  # type: ignore[no-any-return]
+
+
+class GatedLayer(nn.Module):
+    """Our knowledge transfer layer: X plus a gated change in units of the target's own rms.
+
+    Exactly one factor of each branch starts at zero, `gate` for attention and the last linear for the
+    feed-forward branch (with two zeros no gradient would ever reach either). So the layer starts as the
+    identity, and the first update moves it.
+    """
+
+    def __init__(self, x: Size, y: Size, options: "Lpka") -> None:
+        super().__init__()
+        self.attend = AxialAttention(x, y, options)
+        self.tokens = TokenNorm()
+        self.gate = nn.Parameter(torch.zeros(len(self.attend.axes) if options.mix == "learned" else 1))
+        hidden = 2 * options.width
+        last = nn.Linear(hidden, x[1])
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.feed = nn.Sequential(nn.Linear(x[1], hidden), nn.GELU(), nn.Dropout(options.dropout), last)
+
+    def forward(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        parts = self.attend(x, y, before=self.tokens)
+        weights = self.gate.expand(len(parts)) / len(parts)
+        x = x + scale * torch.einsum("c,cmn->mn", weights, parts)
+        return x + scale * self.feed(self.tokens(x))  # type: ignore[no-any-return]
+
+
+class LpkaAdapter(nn.Module):
+    """`depth` knowledge transfer layers, X_i = KTL_i(X_{i-1}, Y); the source's matrix stays as it is (Eq. 3)."""
+
+    def __init__(self, x: Size, y: Size, options: "Lpka") -> None:
+        super().__init__()
+        layer = {"gated": GatedLayer, "paper": PaperLayer}[options.form]
+        self.layers = nn.ModuleList(layer(x, y, options) for _ in range(options.depth))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The generated matrix (m, n) for X (m, n) and Y (p, q)."""
+        scale = x.square().mean().sqrt()
+        for layer in self.layers:
+            x = layer(x, y, scale)
+        return x
+
+
+class Lpka(Options):
+    """Low-rank parametric knowledge adapter.
+
+    Attributes:
+        form: `gated` starts as the identity and changes the weight in units of its own rms; `paper` is
+            the authors' post-norm block, whose output replaces the weight's scale by one.
+        mix: how the combinations are weighed: `learned`, or `average` (the paper's ablation).
+        combinations: which axes of the target attend to which of the source; `row-row` alone is the
+            paper's "individual" attention.
+        depth: number of knowledge transfer layers (authors' yaml: 2).
+        heads: attention heads (authors' yaml: 8).
+        width: bounds attention; the feed-forward block has twice as many hidden units. The authors take
+            the mean of the token sizes, which grows with the matrices.
+        dropout: the authors' code has 0.1 in attention and 0.2 after the feed-forward block.
+    """
+
+    form: Literal["gated", "paper"] = "gated"
+    mix: Literal["learned", "average"] = "learned"
+    combinations: Annotated[Listed[Combination], Field(min_length=1)] = COMBINATIONS
+    depth: PositiveInt = 2
+    heads: PositiveInt = 4
+    width: PositiveInt = 128
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Lpka":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide by heads {self.heads}")
+        if len(set(self.combinations)) < len(self.combinations):
+            raise ValueError("combinations: one stands there twice")
+        return self
+
+    def build(self, x: Size, y: Size) -> nn.Module:
+        """An adapter for a target's matrix of size `x` and a source's of size `y`."""
+        return LpkaAdapter(x, y, self)
+
+
+Adapter = Annotated[Lpka, Choice(lpka=Lpka)]

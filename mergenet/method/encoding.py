@@ -1,0 +1,151 @@
+"""What of a weight takes part: the whole matrix, or a low-rank factor of it.
+
+An encoder looks at a matrix W (m x n), gives the encoded matrix A that the adapter works on, and turns
+a changed A' back into a weight. It is differentiable in A', so a movement of the weight can be pulled
+back to the adapter. Eq. 4 and 5 of the paper; how a dense weight gets its factors is left open there.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Annotated
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from mergenet.config import Choice, InputError, Options
+
+
+class Encoder(ABC):
+    """Encodes the matrices of one port; `refresh` may adapt it to the matrix at hand."""
+
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the encoded matrix."""
+
+    @abstractmethod
+    def refresh(self, weight: Tensor) -> None:
+        """Adapts the encoder to `weight` (m, n); it then stays fixed until the next refresh."""
+
+    @abstractmethod
+    def encode(self, weight: Tensor) -> Tensor:
+        """The encoded matrix of `weight` (m, n)."""
+
+    @abstractmethod
+    def decode(self, weight: Tensor, encoded: Tensor) -> Tensor:
+        """`weight` (m, n) moved to where its encoding is `encoded`; what is not encoded is kept."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+
+
+class WholeEncoder(Encoder):
+    """A = W."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._shape = shape
+
+    def shape(self) -> tuple[int, int]:
+        return self._shape
+
+    def refresh(self, weight: Tensor) -> None:
+        return
+
+    def encode(self, weight: Tensor) -> Tensor:
+        return weight
+
+    def decode(self, weight: Tensor, encoded: Tensor) -> Tensor:
+        return encoded
+
+
+class SvdEncoder(Encoder):
+    """A = B'W for m <= n, A = W B for m > n, where B is an orthonormal basis of the shorter side.
+
+    The first basis holds the leading singular vectors. Later ones follow the weight by subspace
+    iteration from the last basis, with the signs of a positive diagonal: a fresh SVD flips signs and
+    turns the basis between calls, so the adapter would see a jump where the weight made none.
+    """
+
+    def __init__(self, shape: tuple[int, int], rank: int, iterations: int) -> None:
+        self._weight_shape = shape
+        self._rank = rank
+        self._iterations = iterations
+        self._basis: Tensor | None = None
+
+    @property
+    def _wide(self) -> bool:
+        rows, columns = self._weight_shape
+        return rows <= columns
+
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self._weight_shape
+        return (self._rank, columns) if self._wide else (rows, self._rank)
+
+    def refresh(self, weight: Tensor) -> None:
+        upright = weight if self._wide else weight.T
+        if self._basis is None:
+            left, _, _ = torch.linalg.svd(upright, full_matrices=False)
+            self._basis = left[:, : self._rank].contiguous()
+            return
+        for _ in range(self._iterations):
+            self._basis = _orthonormal(upright @ (upright.T @ self._basis))
+
+    def encode(self, weight: Tensor) -> Tensor:
+        basis = self._known_basis()
+        return basis.T @ weight if self._wide else weight @ basis
+
+    def decode(self, weight: Tensor, encoded: Tensor) -> Tensor:
+        basis = self._known_basis()
+        change = encoded - self.encode(weight)
+        return weight + (basis @ change if self._wide else change @ basis.T)
+
+    def _known_basis(self) -> Tensor:
+        assert self._basis is not None, "refresh comes before encode and decode"
+        return self._basis
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self._basis is None else {"basis": self._basis}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._basis = state.get("basis")
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    """The Q of a QR decomposition whose R has a positive diagonal."""
+    q, r = torch.linalg.qr(columns)
+    return q * torch.where(r.diagonal() < 0, -1.0, 1.0)
+
+
+class Whole(Options):
+    """The weight itself takes part."""
+
+    def build(self, shape: tuple[int, int]) -> Encoder:
+        """An encoder for matrices of `shape`."""
+        return WholeEncoder(shape)
+
+
+class Svd(Options):
+    """The leading `rank` directions of the weight's shorter side take part; the rest is kept.
+
+    `iterations` of subspace iteration follow the weight from one transfer to the next.
+    The authors' code hints at rank 4; the paper does not say.
+    """
+
+    rank: PositiveInt = 8
+    iterations: NonNegativeInt = 1
+
+    def build(self, shape: tuple[int, int]) -> Encoder:
+        """An encoder for matrices of `shape`.
+
+        Raises:
+            InputError: the rank is above what a matrix of `shape` can have.
+        """
+        if self.rank > min(shape):
+            raise InputError(f"rank {self.rank} is above {min(shape)}, the most a {shape[0]} x {shape[1]} matrix has")
+        return SvdEncoder(shape, self.rank, self.iterations)
+
+
+Encoding = Annotated[Whole | Svd, Choice(whole=Whole, svd=Svd)]

@@ -1,0 +1,252 @@
+"""A transfer: read both matrices, generate, write into the target, learn from where training moved it.
+
+Every call stands at an optimizer step boundary. `read` of all transfers comes before `write` of any, so
+that two directions see the same moment. Steps are the target's own, counted from 0.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from mergenet import randomness
+from mergenet.config import Options
+from mergenet.method.adapter import Adapter, Lpka
+from mergenet.method.encoding import Encoding, Svd
+from mergenet.method.ports import Port
+from mergenet.optimization import AdamW, Cosine, Optimizer, Schedule, Share, set_rate
+
+
+class Source(Protocol):
+    """Where a transfer reads: anything that has a shape and can be read."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the matrix."""
+
+    def read(self) -> Tensor:
+        """A copy of the matrix as it is now."""
+
+
+class TransferOptions(Options):
+    """A transfer from a port of one learner to a port of another (Eq. 1 and 7).
+
+    Attributes:
+        source: `learner.port` where it reads.
+        target: `learner.port` where it writes.
+        encoding: what of the two matrices takes part.
+        adapter: what generates the new matrix.
+        cycle: steps of the target from one transfer to the next (the paper's best: 4).
+        start: share of the run before the first transfer.
+        stop: share of the run after which there is none.
+        span: the movement the adapter learns from: that of one `step` (the authors' code), or of the
+            whole `cycle` (the paper's text).
+        optimizer: of the adapter; biases, norms and gates are not decayed (the authors' code). The small
+            default rate keeps AdamW's first steps, whose size is the rate and not the movement, harmless.
+        schedule: of the adapter's rate over its own updates.
+        clip: the norm the adapter's gradient is clipped to (the authors' code: 50).
+        enabled: false trains the target without the transfer, everything else equal.
+    """
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    encoding: Encoding = Svd()
+    adapter: Adapter = Lpka()
+    cycle: PositiveInt = 4
+    start: Share = 0.0
+    stop: Share = 1.0
+    span: Literal["step", "cycle"] = "step"
+    optimizer: Optimizer = AdamW(lr=1e-4)
+    schedule: Schedule = Cosine()
+    clip: PositiveFloat = 50.0
+    enabled: bool = True
+
+
+@dataclass
+class Pending:
+    """A transfer that has been read and waits for `learn`: inputs only, so that it can be checkpointed.
+
+    `generated` is the weight (m, n) with its graph, for a span of one step, which never leaves a tick.
+    `memory` holds the adapter's buffers (power iteration vectors) as they were before generating.
+    """
+
+    step: int
+    target: Tensor
+    source: Tensor
+    memory: dict[str, Tensor]
+    generated: Tensor | None = None
+
+
+class Transfer:
+    """One transfer at work.
+
+    Args:
+        options: what it does.
+        source: where it reads, of shape (p, q).
+        port: the target's weight, of shape (m, n).
+        steps: the target's steps in the whole run.
+        seed: the run's seed; with the ports' names it keys the adapter's initial weights and dropout.
+
+    Raises:
+        InputError: a rank above what a matrix has.
+    """
+
+    def __init__(self, options: TransferOptions, source: Source, port: Port, steps: int, seed: int) -> None:
+        self.options = options
+        self.source = source
+        self.port = port
+        self.steps = steps
+        self.key = (seed, options.source.partition(".")[2], options.target.partition(".")[2])
+        self.source_encoder = options.encoding.build(source.shape)
+        self.target_encoder = options.encoding.build(port.shape)
+        with randomness.seeded("adapter", *self.key):
+            adapter = options.adapter.build(self.target_encoder.shape(), self.source_encoder.shape())
+        self.adapter = adapter.to(port.weight.device)
+        self.optimizer = options.optimizer.build(_decay_groups(self.adapter))
+        self.total_updates = sum(1 for step in range(steps) if self.due(step))
+        self.updates = 0
+        self.pending: Pending | None = None
+        self.figures: dict[str, Tensor] = {}
+
+    def due(self, step: int) -> bool:
+        """Whether a transfer comes before the target's `step`."""
+        share = step / self.steps
+        return step > 0 and step % self.options.cycle == 0 and self.options.start <= share < self.options.stop
+
+    def ends(self, step: int) -> bool:
+        """Whether the span of the pending transfer ends with the target's `step`."""
+        if self.pending is None:
+            return False
+        last = self.pending.step
+        if self.options.span == "cycle":
+            last = min(last + self.options.cycle, self.steps) - 1
+        return step == last
+
+    def read(self, step: int) -> None:
+        """Copies both matrices and adapts the encoders to them."""
+        target, source = self.port.read(), self.source.read()
+        self.target_encoder.refresh(target)
+        self.source_encoder.refresh(source)
+        memory = {name: buffer.clone() for name, buffer in self.adapter.named_buffers()}
+        self.pending = Pending(step, target, source, memory)
+
+    def write(self) -> None:
+        """Generates the target's weight and writes it, rank 0's on every rank."""
+        pending = self._pending()
+        generated = self._generate(pending)
+        weight = generated.detach().clone()
+        _from_first_rank(weight)
+        self.port.write(weight)
+        self.figures["written"] = _relative(weight - pending.target, pending.target)
+        if self.options.span == "step":
+            pending.generated = generated
+
+    def learn(self) -> None:
+        """One update of the adapter towards where training moved the written weight.
+
+        With delta = generated - moved, the gradient is the vector-Jacobian product of delta through the
+        encoding and the adapter: that of 1/2 |generated - stopgrad(moved)|^2.
+        """
+        pending = self._pending()
+        generated = pending.generated if pending.generated is not None else self._generate_again(pending)
+        moved = self.port.read()
+        delta = generated.detach() - moved
+        parameters = [parameter for parameter in self.adapter.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(generated, parameters, grad_outputs=delta, materialize_grads=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        _share_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, self.options.clip)
+        multiplier = self.options.schedule.multiplier(self.updates / self.total_updates)
+        set_rate(self.optimizer, self.options.optimizer.lr, multiplier)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.figures["moved"] = _relative(delta, moved)
+        self.updates += 1
+        self.pending = None
+
+    def _pending(self) -> Pending:
+        assert self.pending is not None, "read comes before write and learn"
+        return self.pending
+
+    def _generate(self, pending: Pending) -> Tensor:
+        """The generated weight (m, n), in fp32; dropout is keyed by the step and equal on all ranks."""
+        device = pending.target.device.type
+        with randomness.seeded("adapter dropout", *self.key, pending.step), torch.autocast(device, enabled=False):
+            x = self.target_encoder.encode(pending.target)
+            y = self.source_encoder.encode(pending.source)
+            return self.target_encoder.decode(pending.target, self.adapter(x, y))
+
+    def _generate_again(self, pending: Pending) -> Tensor:
+        """The weight that `write` generated, bit for bit: a graph does not live across ticks."""
+        for name, buffer in self.adapter.named_buffers():
+            buffer.copy_(pending.memory[name])
+        return self._generate(pending)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a checkpoint between two ticks must hold."""
+        pending = self.pending
+        return {
+            "adapter": self.adapter.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "source_encoder": self.source_encoder.state_dict(),
+            "target_encoder": self.target_encoder.state_dict(),
+            "updates": self.updates,
+            "figures": self.figures,
+            "pending": None
+            if pending is None
+            else {"step": pending.step, "target": pending.target, "source": pending.source, "memory": pending.memory},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.adapter.load_state_dict(state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.source_encoder.load_state_dict(state["source_encoder"])
+        self.target_encoder.load_state_dict(state["target_encoder"])
+        self.updates = state["updates"]
+        self.figures = state["figures"]
+        self.pending = Pending(**state["pending"]) if state["pending"] else None
+
+
+def _decay_groups(adapter: nn.Module) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and gates do not."""
+    trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if parameter.dim() > 1]},
+        {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _relative(change: Tensor, base: Tensor) -> Tensor:
+    """The norm of a change in units of the norm of what it changes."""
+    return change.norm() / base.norm()
+
+
+def _several_ranks() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _from_first_rank(tensor: Tensor) -> None:
+    """Rank 0's values on every rank: no drift from kernels that differ between machines."""
+    if _several_ranks():
+        dist.broadcast(tensor, src=0)
+
+
+def _share_gradients(parameters: list[nn.Parameter]) -> None:
+    """Rank 0's gradients on every rank, in one message."""
+    if not _several_ranks():
+        return
+    flat = torch.cat([gradient.flatten() for gradient in _gradients(parameters)])
+    _from_first_rank(flat)
+    sizes = [parameter.numel() for parameter in parameters]
+    for gradient, part in zip(_gradients(parameters), flat.split(sizes), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _gradients(parameters: list[nn.Parameter]) -> Iterator[Tensor]:
+    return (parameter.grad for parameter in parameters if parameter.grad is not None)

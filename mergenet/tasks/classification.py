@@ -1,0 +1,52 @@
+"""Classification of images: cross-entropy, top-1 and top-5."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mergenet.config import Options
+from mergenet.data.images import Augmentation, Batch
+
+
+class Classification(Options):
+    """Images into classes.
+
+    Attributes:
+        data: name of the data set.
+        augmentation: random changes of training images.
+    """
+
+    selects: ClassVar[str] = "top1"  # the metric, higher is better, that chooses the best weights
+
+    data: str
+    augmentation: Augmentation = Augmentation()
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of logits (B, classes): a scalar."""
+        return functional.cross_entropy(outputs, batch.labels)
+
+    def sums(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """What a batch adds to each metric, as float64 sums over its samples.
+
+        Sums of parts add up to the sums of the whole, however the samples were cut over ranks.
+        """
+        loss = functional.cross_entropy(outputs, batch.labels, reduction="sum")
+        best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
+        hits = best == batch.labels.unsqueeze(1)
+        return {
+            "loss": loss.double(),
+            "top1": hits[:, :1].sum().double(),
+            "top5": hits.sum().double(),
+            "count": torch.tensor(len(batch.labels), dtype=torch.float64, device=outputs.device),
+        }
+
+    def metrics(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """`loss` (nats a sample), `top1` and `top5` (percent) of summed `sums`."""
+        count = float(sums["count"])
+        return {
+            "loss": float(sums["loss"]) / count,
+            "top1": 100.0 * float(sums["top1"]) / count,
+            "top5": 100.0 * float(sums["top5"]) / count,
+        }

@@ -1,0 +1,176 @@
+"""A learner at work: a model with its task, stream of batches and optimizer."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mergenet import randomness
+from mergenet.data.images import Batch, Split, Stream
+from mergenet.experiment import LearnerOptions
+from mergenet.models import find_model
+from mergenet.optimization import set_rate
+from mergenet.tasks import Task
+from mergenet.training import ranks
+
+
+class TrainingModule(nn.Module):
+    """What DDP wraps: the model with everything that trains with it. Its forward returns the loss."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The scalar loss of a batch."""
+        return self.task.loss(self.model(batch.images), batch)
+
+
+class Sums:
+    """Running sums of scalars since the last `take`; settled over the ranks, so that a checkpoint can hold them."""
+
+    def __init__(self) -> None:
+        self._settled: dict[str, Tensor] = {}
+        self._open: dict[str, Tensor] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Adds this rank's part."""
+        for name, value in values.items():
+            self._open[name] = self._open.get(name, 0.0) + value.detach().double()  # type: ignore[operator]
+
+    def settle(self) -> dict[str, Tensor]:
+        """The sums over all ranks so far; every rank must call it."""
+        for name, value in ranks.total(self._open).items():
+            self._settled[name] = self._settled.get(name, 0.0) + value
+        self._open = {}
+        return dict(self._settled)
+
+    def take(self) -> dict[str, float]:
+        """The settled sums as numbers, starting anew."""
+        sums = {name: float(value) for name, value in self.settle().items()}
+        self._settled = {}
+        return sums
+
+    def restore(self, settled: Mapping[str, Tensor]) -> None:
+        """Goes on from what `settle` gave."""
+        self._settled, self._open = dict(settled), {}
+
+
+def build_model(options: LearnerOptions, classes: int, seed: int) -> nn.Module:
+    """The learner's model with initial weights keyed by (seed, model, copy)."""
+    with randomness.seeded("weights", seed, options.model, options.copy_number):
+        return find_model(options.model).build(classes)
+
+
+class Learner:
+    """One learner of a run on this rank.
+
+    Args:
+        stream: its training batches.
+        validation: held-out samples, maybe none.
+        steps: its steps in the whole run.
+    """
+
+    def __init__(
+        self, name: str, options: LearnerOptions, stream: Stream, validation: Split, steps: int, seed: int
+    ) -> None:
+        self.name = name
+        self.options = options
+        self.stream = stream
+        self.validation = validation
+        self.steps = steps
+        self.seed = seed
+        device = stream.split.labels.device
+        self.model = build_model(options, stream.data.classes, seed).to(device)
+        if options.training.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = options.training.optimizer.build(self.model.parameters())
+        module = TrainingModule(self.model, options.task)
+        self.module: nn.Module = _distribute(module, stream) if ranks.world() > 1 else module
+        self.sums = Sums()
+        self.done = 0
+        self.diverged_at: int | None = None
+        self.best: dict[str, Any] | None = None
+
+    def steps_on(self, tick: int) -> bool:
+        """Whether it takes a step on this tick."""
+        return self.diverged_at is None and tick % self.options.training.every == 0
+
+    def step(self, tick: int) -> None:
+        """Forward, backward, optimizer: one step of learning for itself."""
+        if not self.steps_on(tick):
+            return
+        training = self.options.training
+        set_rate(self.optimizer, training.optimizer.lr, training.schedule.multiplier(self.done / self.steps))
+        batch = self.stream.batch(self.done)
+        self.module.train()
+        torch.manual_seed(self._forward_key())
+        loss = self.module(batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if not self._is_finite():
+            self.diverged_at = self.done
+            return
+        self.optimizer.step()
+        size = torch.tensor(float(len(batch.labels)), device=loss.device)
+        self.sums.add({"loss": loss.detach() * size, "count": size})
+        self.done += 1
+
+    def _forward_key(self) -> int:
+        micro_batch = 0
+        options = self.options
+        return randomness.key(
+            "forward", self.seed, options.model, options.copy_number, self.done, micro_batch, ranks.rank()
+        )
+
+    def _is_finite(self) -> bool:
+        """Whether the last layer's gradient is: a loss that is not finite on any rank reaches it through the mean."""
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        return bool(torch.isfinite(gradients[-1]).all())
+
+    def keep_if_best(self, metrics: Mapping[str, float], tick: int) -> None:
+        """Keeps a copy of the weights when the task's selecting metric is the highest so far."""
+        score = metrics[self.options.task.selects]
+        if not math.isnan(score) and (self.best is None or score > self.best["score"]):
+            weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            self.best = {"score": score, "tick": tick, "weights": weights}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a checkpoint between two ticks must hold; every rank must call it."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sums": self.sums.settle(),
+            "done": self.done,
+            "diverged_at": self.diverged_at,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sums.restore(state["sums"])
+        self.done = state["done"]
+        self.diverged_at = state["diverged_at"]
+        self.best = state["best"]
+
+
+def _distribute(module: TrainingModule, stream: Stream) -> nn.Module:
+    """`module` in DDP, its gradient buckets laid out for good.
+
+    DDP lays its buckets out anew after the first backward, in the order gradients came. With three ranks
+    and more that changes the order of sums, so a resumed run would differ in its first step. One backward
+    before the first step, here, settles the layout in a fresh and in a resumed run alike.
+    """
+    replicas = DistributedDataParallel(module)
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    replicas(stream.batch(0)).backward()
+    replicas.zero_grad()
+    for name, buffer in module.named_buffers():
+        buffer.copy_(before[name])
+    return replicas

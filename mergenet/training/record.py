@@ -1,0 +1,189 @@
+"""What a run leaves behind, in `RUNS/NAME/HASH8-sSEED/`; written by rank 0, it is the truth about the run.
+
+experiment.json   the resolved experiment
+manifest.json     hashes of run, cells, data, initial weights and first batches; seed, versions, hardware
+metrics.jsonl     one figure a line
+checkpoints/      the newest two
+result.json       how it ended: finished with its figures, or failed or interrupted and why
+"""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from mergenet.config import InputError, parse
+from mergenet.experiment import Experiment
+
+PACKAGES = ("mergenet", "torch", "torchvision", "numpy", "pyarrow", "scikit-learn", "ray")
+
+
+def run_folder(runs: Path, name: str, run_hash: str, seed: int) -> Path:
+    """Where the run's record lies."""
+    return runs / name / f"{run_hash[:8]}-s{seed}"
+
+
+class Record:
+    """The record of one run, open for writing; another process that opens it is refused."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._lock = _lock(folder)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of its checkpoints."""
+        return self.folder / "checkpoints"
+
+    def describe(self, experiment: Experiment, manifest: Mapping[str, Any]) -> None:
+        """Writes experiment and manifest, once, at the run's start."""
+        _write_json(self.folder / "experiment.json", experiment.dump())
+        _write_json(self.folder / "manifest.json", manifest)
+
+    def go_on_from(self, tick: int) -> None:
+        """Cuts the metrics back to those of the first `tick` ticks and forgets how the run ended."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _tick_of(line) <= tick]
+            _replace(path, "".join(f"{line}\n" for line in kept))
+        (self.folder / "result.json").unlink(missing_ok=True)
+
+    def log(
+        self, learner: str, tick: int, epoch: float, split: str, metrics: Mapping[str, float]
+    ) -> None:
+        """Appends one line a metric."""
+        run = str(self.folder.name)
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            for metric, value in metrics.items():
+                line = {
+                    "run": run,
+                    "learner": learner,
+                    "tick": tick,
+                    "epoch": epoch,
+                    "split": split,
+                    "metric": metric,
+                    "value": value,
+                }
+                file.write(json.dumps(line) + "\n")
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Writes how the run ended."""
+        _write_json(self.folder / "result.json", result)
+
+    def has_result(self) -> bool:
+        """Whether it says how the run ended."""
+        return (self.folder / "result.json").exists()
+
+    def close(self) -> None:
+        """Lets others open the record."""
+        self._lock.close()
+
+
+def _lock(folder: Path) -> IO[str]:
+    file = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"{folder}: another process is writing this run") from None
+    return file
+
+
+def _tick_of(line: str) -> float:
+    """The tick of a line of metrics; a line cut short when its process died counts as of the future."""
+    try:
+        return int(json.loads(line)["tick"])
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _replace(path, json.dumps(value, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes aside and renames, so that a reader never meets half a file."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a record.
+
+    Raises:
+        InputError: missing or broken.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except OSError:
+        raise InputError(f"{path}: no such file; a run's folder holds one") from None
+    except ValueError as error:
+        raise InputError(f"{path}: broken: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: broken: no map")
+    return value
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """The experiment of a recorded run."""
+    return parse(Experiment, read_json(folder / "experiment.json"))
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """How a recorded run ended; None while it runs, or when it was killed."""
+    path = folder / "result.json"
+    return read_json(path) if path.exists() else None
+
+
+# --- surroundings ------------------------------------------------------------------------------------------------
+
+
+def surroundings(device: torch.device, threads: int, workers: int) -> dict[str, Any]:
+    """Versions, commit and hardware a run's figures may depend on."""
+    return {
+        "python": platform.python_version(),
+        "versions": {package: found for package in PACKAGES if (found := _version(package))},
+        "commit": _commit(),
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        },
+        "threads": threads,
+        "world_size": workers,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the code, with `+changes` when the tree is not that commit; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        tracked = git("ls-files", "--error-unmatch", __file__)
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "") if tracked else None
+    except (OSError, subprocess.SubprocessError):
+        return None

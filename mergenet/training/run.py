@@ -1,0 +1,250 @@
+"""A run from its first tick to its last, wherever it takes place: the same code alone, under torchrun and under Ray."""
+
+import hashlib
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergenet.config import InputError, parse
+from mergenet.data import load_data
+from mergenet.data.images import Images
+from mergenet.experiment import Experiment
+from mergenet.training import ranks
+from mergenet.training.checkpoint import load_checkpoint, newest_whole, save_checkpoint
+from mergenet.training.evaluation import evaluate
+from mergenet.training.graph import Graph
+from mergenet.training.loop import advance
+from mergenet.training.plan import Plan, make_plan
+from mergenet.training.record import Record, surroundings
+from mergenet.training.reporter import Reporter, Silent
+
+GUARDED_FIRST, GUARD_EVERY = 10, 100  # replicas are compared after each of the first ticks, then now and then
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of an experiment: what the experiment itself leaves open.
+
+    Attributes:
+        data: name of a data set -> its path.
+        folder: of the record.
+        device: cpu or cuda.
+        threads: torch's, on the CPU; another number may round differently.
+    """
+
+    experiment: Experiment
+    seed: int
+    data: Mapping[str, str]
+    folder: Path
+    device: str = "cpu"
+    threads: int = 1
+
+    def as_plain(self) -> dict[str, Any]:
+        """Values that travel to another process; `from_plain` reads them back."""
+        return {**vars(self), "experiment": self.experiment.dump(), "folder": str(self.folder), "data": dict(self.data)}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "RunSpec":
+        """The spec that `as_plain` gave."""
+        experiment = parse(Experiment, values["experiment"])
+        return cls(**{**values, "experiment": experiment, "folder": Path(values["folder"])})
+
+
+def data_of(experiment: Experiment, paths: Mapping[str, str]) -> dict[str, Images]:
+    """The loaded data sets of an experiment.
+
+    Raises:
+        InputError: an unknown name, missing or broken files.
+    """
+    return load_data({learner.task.data for learner in experiment.learners.values()}, paths)
+
+
+def execute(spec: RunSpec, reporter: Reporter) -> None:
+    """Trains from the newest checkpoint in the run's folder, or from the start, to the end; every rank calls it.
+
+    A run that ends in any other way than finished says how in its record.
+    """
+    torch.set_num_threads(spec.threads)
+    device = torch.device(spec.device)
+    with ranks.process_group(device):
+        record = _open_record(spec.folder)
+        run = _Run(spec, device, record, reporter if record else Silent())
+        try:
+            run.train()
+        except BaseException as error:
+            if record is not None:
+                record.finish(unfinished(error))
+            raise
+        finally:
+            run.reporter.stop()
+            if record is not None:
+                record.close()
+
+
+def _open_record(folder: Path) -> Record | None:
+    """The record, for rank 0; every rank hears when it cannot be opened, so that none waits for the others."""
+    record, problem = None, None
+    if ranks.rank() == 0:
+        try:
+            record = Record(folder)
+        except (InputError, OSError) as error:
+            problem = str(error)
+    problem = ranks.from_first(problem)
+    if problem is not None:
+        raise InputError(problem)
+    return record
+
+
+def unfinished(error: BaseException) -> dict[str, Any]:
+    """The result of a run that `error` ended."""
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    reason = f"{type(error).__name__}: {error}"
+    return {"status": status, "reason": reason, "traceback": traceback.format_exc()}
+
+
+class _Run:
+    """The state of one run on this rank."""
+
+    def __init__(self, spec: RunSpec, device: torch.device, record: Record | None, reporter: Reporter) -> None:
+        self.spec = spec
+        self.device = device
+        self.record = record
+        self.reporter = reporter
+        self.seconds_before = 0.0
+        self.begin = time.monotonic()
+
+    def train(self) -> None:
+        spec = self.spec
+        data = data_of(spec.experiment, spec.data)
+        plan = make_plan(spec.experiment, spec.seed, data, ranks.world())
+        graph = Graph(spec.experiment, plan, data, spec.seed, self.device)
+        self._describe(plan, graph)
+        self._resume(graph)
+        self.begin = time.monotonic()
+        self.reporter.start(plan.ticks, graph.done)
+        while graph.done < plan.ticks:
+            advance(graph)
+            self._after_tick(graph, plan)
+        self.reporter.stop()
+        self._finish(graph, plan, data)
+
+    # --- around the ticks ---
+
+    def _after_tick(self, graph: Graph, plan: Plan) -> None:
+        experiment, done = self.spec.experiment, graph.done
+        if done <= GUARDED_FIRST or done % GUARD_EVERY == 0:
+            ranks.check_replicas(graph.replicated())
+        per_epoch = plan.learners[experiment.clock].steps_per_epoch
+        if done % (per_epoch * experiment.evaluation.every) == 0:
+            self._validate(graph, epoch=done // per_epoch)
+        if done % experiment.checkpoint.every == 0 or done == plan.ticks:
+            self._save(graph)
+        self.reporter.tick(done)
+
+    def _validate(self, graph: Graph, epoch: int) -> None:
+        """Figures of training since the last time, and of the held-out samples."""
+        figures = []
+        for name, learner in graph.learners.items():
+            sums = learner.sums.take()
+            if sums:
+                self._log(graph, name, epoch, "train", {"loss": sums["loss"] / sums["count"]})
+            if len(learner.validation) and learner.diverged_at is None:
+                metrics = evaluate(learner, learner.validation)
+                learner.keep_if_best(metrics, graph.done)
+                self._log(graph, name, epoch, "validation", metrics)
+                selects = learner.options.task.selects
+                figures.append(f"{name} {metrics[selects]:.2f}")
+        for edge in graph.edges.values():
+            sums = edge.sums.take()
+            means = {f"{edge.name}.{key}": sums[key] / sums["count"] for key in ("written", "moved") if sums}
+            self._log(graph, edge.target.name, epoch, "train", means)
+        if figures:
+            self.reporter.say(f"epoch {epoch}, validation: {', '.join(figures)}")
+
+    def _log(self, graph: Graph, learner: str, epoch: int, split: str, metrics: Mapping[str, float]) -> None:
+        if self.record is not None:
+            self.record.log(learner, graph.done, epoch, split, metrics)
+
+    def _save(self, graph: Graph) -> None:
+        ranks.check_replicas(graph.replicated())
+        state = {**graph.state_dict(), "world": ranks.world(), "seconds": self._seconds()}
+        if self.record is not None:
+            save_checkpoint(self.record.checkpoints, graph.done, state)
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.begin
+
+    # --- first and last ---
+
+    def _describe(self, plan: Plan, graph: Graph) -> None:
+        if self.record is None or (self.record.folder / "manifest.json").exists():
+            return
+        spec = self.spec
+        manifest = {
+            "hash": plan.hash,
+            "seed": spec.seed,
+            "cells": plan.cells,
+            "data": {name: {"digest": digest, "path": spec.data.get(name)} for name, digest in plan.digests.items()},
+            "pairing": {
+                name: {
+                    "initial_weights": _hash_of(learner.model.state_dict()),
+                    "first_batch": _hash_of(learner.stream.first_global_batch()),
+                }
+                for name, learner in graph.learners.items()
+            },
+            **surroundings(self.device, spec.threads, ranks.world()),
+        }
+        self.record.describe(spec.experiment, manifest)
+
+    def _resume(self, graph: Graph) -> None:
+        """Takes up the newest whole checkpoint, the same on every rank."""
+        found = None
+        if self.record is not None:
+            found, broken = newest_whole(self.record.checkpoints)
+            for line in broken:
+                self.reporter.say(line)
+        found = ranks.from_first(found)
+        if found is not None:
+            state = load_checkpoint(found, self.device)
+            if state["world"] != ranks.world():
+                raise InputError(f"{found}: of {state['world']} workers, not {ranks.world()}: go on with as many")
+            graph.load_state_dict(state)
+            self.seconds_before = state["seconds"]
+        if self.record is not None:
+            self.record.go_on_from(graph.done)
+
+    def _finish(self, graph: Graph, plan: Plan, data: Mapping[str, Images]) -> None:
+        """The only read of the test split, and the result."""
+        learners = {}
+        for name, learner in graph.learners.items():
+            learners[name] = {"steps": learner.done, "diverged_at": learner.diverged_at}
+            if learner.diverged_at is not None:
+                continue
+            if len(learner.validation):
+                learners[name]["validation"] = evaluate(learner, learner.validation)
+            if self.spec.experiment.evaluation.weights == "best" and learner.best is not None:
+                learner.model.load_state_dict(learner.best["weights"])
+                learners[name]["best_tick"] = learner.best["tick"]
+            test = evaluate(learner, data[learner.options.task.data].test.to(self.device))
+            learners[name]["test"] = test
+            self._log(graph, name, plan.ticks // plan.learners[name].steps_per_epoch, "test", test)
+        seconds = self._seconds()
+        result = {"status": "finished", "ticks": plan.ticks, "seconds": seconds, "learners": learners}
+        if self.record is not None:
+            self.record.finish(result)
+        ranks.wait_for_all()
+
+
+def _hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors, names and bits."""
+    sha = hashlib.sha256()
+    for name, tensor in tensors.items():
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
