@@ -16,10 +16,10 @@ def _console() -> Console:
 
 
 def _table(texts: tuple[str, ...], figures: tuple[str, ...]) -> Table:
-    """A table whose figures are never cut; long texts fold where the terminal is narrow."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """A table for narrow terminals: only its last text column folds."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in texts:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column != texts[-1])
     for column in figures:
         table.add_column(column, justify="right", no_wrap=True)
     return table
@@ -31,7 +31,7 @@ def _table(texts: tuple[str, ...], figures: tuple[str, ...]) -> Table:
 def print_plan(spec: RunSpec, plan: Plan, workers: int, folder: str) -> None:
     """The resolved experiment as YAML, then models, ports, shapes and lengths."""
     console = _console()
-    console.print(as_yaml(spec.experiment.dump()), markup=False)
+    console.print(as_yaml(spec.experiment.dump()), markup=False, soft_wrap=True)
     learners = _table(("learner", "model"), ("parameters", "steps\nan epoch", "steps", "cell"))
     for name, learner in plan.learners.items():
         model = spec.experiment.learners[name].model
@@ -39,13 +39,14 @@ def print_plan(spec: RunSpec, plan: Plan, workers: int, folder: str) -> None:
         learners.add_row(name, model, *figures)
     console.print(learners)
     if plan.transfers:
-        transfers = _table(("transfer", "from", "to"), ("weights", "encoded", "adapter\nparameters", "enabled"))
+        transfers = _table(("transfer", "from and to"), ("weights", "encoded", "adapter\nparameters", "enabled"))
         for name, transfer in plan.transfers.items():
             transfers.add_row(name, *_transfer_row(spec.experiment, name, transfer))
         console.print(transfers)
     data = ", ".join(f"{name} {digest[:8]}" for name, digest in plan.digests.items())
     console.print(
-        f"{plan.ticks} ticks on {workers} x {spec.device}, seed {spec.seed}, data {data}\nwould be recorded in {folder}"
+        f"{plan.ticks} ticks on {workers} x {spec.device}, seed {spec.seed}, data {data}\nwould be recorded in {folder}",
+        soft_wrap=True,
     )
 
 
@@ -55,8 +56,7 @@ def _transfer_row(experiment: Experiment, name: str, plan: TransferPlan) -> tupl
 
     options = experiment.transfers[name]
     return (
-        options.source,
-        options.target,
+        f"{options.source}\n-> {options.target}",
         sizes(plan.source, plan.target),
         sizes(plan.encoded_source, plan.encoded_target),
         f"{plan.adapter_parameters:,}",
@@ -71,7 +71,7 @@ def print_result(spec: RunSpec, folder: str) -> None:
     """Each learner's figures, where the record lies, and what to try next."""
     console = _console()
     result = read_json(spec.folder / "result.json")
-    table = _table(("learner", "model", "transfer"), ("validation\ntop-1", "test\ntop-1", "test\ntop-5"))
+    table = _table(("learner", "model", "transfer"), ("valid.\ntop-1", "test\ntop-1", "test\ntop-5"))
     for name, figures in result["learners"].items():
         model = spec.experiment.learners[name].model
         table.add_row(name, model, taught_by(spec.experiment, name), *_figures(figures))
@@ -79,7 +79,8 @@ def print_result(spec: RunSpec, folder: str) -> None:
     console.print(
         f"{result['ticks']} ticks in {result['seconds']:.0f} s, one seed: too few to tell a difference from chance.\n"
         f"Record: {folder}\n"
-        f"\nNext:\n{_next_steps(spec)}"
+        f"\nNext:\n{_next_steps(spec)}",
+        soft_wrap=True,
     )
 
 

@@ -1,0 +1,66 @@
+"""What all tests share: one thread, small experiments, real data where it lies."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mergenet.config import merge, parse
+from mergenet.data import load_data
+from mergenet.data.images import Images
+from mergenet.experiment import Experiment
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Bit-for-bit comparisons hold for one number of threads."""
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cifar100_small() -> Path:
+    """A folder with real CIFAR-100 images, 20 train and 10 test a class, as Parquet."""
+    folder = Path(os.environ.get("MERGENET_DATA", "data")) / "small" / "cifar100"
+    if not folder.is_dir():
+        pytest.skip(f"needs real CIFAR-100 in {folder}; set MERGENET_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits() -> Images:
+    """scikit-learn's handwritten digits."""
+    return load_data({"digits"}, {})["digits"]
+
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "learners": {
+        "source": {"model": "resnet18-narrow", "task": {"classification": {"data": "digits"}}},
+        "target": {"model": "mobilenet_v2-narrow", "task": {"classification": {"data": "digits"}}},
+    },
+    "transfers": {
+        "main": {
+            "from": "source.classifier",
+            "to": "target.irb16",
+            "encoding": {"svd": {"rank": 4}},
+            "adapter": {"lpka": {"width": 16, "heads": 2, "depth": 1}},
+            "cycle": 2,
+        }
+    },
+    "training": {"epochs": 1, "batch_size": 256, "optimizer": {"sgd": {"lr": 0.05}}, "schedule": "cosine"},
+}
+
+
+@pytest.fixture
+def small() -> Callable[..., Experiment]:
+    """Makes a trio of narrow networks on digits, five ticks an epoch, changed by a nested map."""
+
+    def make(change: dict[str, Any] | None = None) -> Experiment:
+        return parse(Experiment, merge(Experiment, SMALL, change or {}))
+
+    return make
