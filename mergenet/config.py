@@ -29,9 +29,7 @@ class InputError(ValueError):
 class Options(BaseModel):
     """Base of all options: unknown keys refused, types strict, values frozen, NaN and infinity refused."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -211,7 +209,7 @@ def merge(kind: Any, base: Any, change: Any) -> Any:
 
 
 def nearest(word: str, words: Iterable[str], most: int = 12) -> str:
-    """"nearest is 'x'" where something is near, else what there is: the tail of an error line."""
+    """ "nearest is 'x'" where something is near, else what there is: the tail of an error line."""
     known = sorted(words)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:

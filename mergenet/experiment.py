@@ -101,7 +101,7 @@ class Experiment(Options):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     training: Training = Field(default=Training(), exclude=True)
     learners: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], LearnerOptions]
-    transfers: dict[str, TransferOptions] = {}
+    transfers: dict[str, TransferOptions] = Field(default={})
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpointing = Checkpointing()
     clock: str = "target"
@@ -129,13 +129,17 @@ class Experiment(Options):
         if self.learners[self.clock].training.every != 1:
             raise ValueError(f"learners.{self.clock}.training.every: the clock learner steps on every tick")
         if self.evaluation.weights == "best" and not self.evaluation.validation:
-            raise ValueError("evaluation.weights: 'best' is chosen on a validation split, and evaluation.validation is 0")
+            raise ValueError(
+                "evaluation.weights: 'best' is chosen on a validation split, and evaluation.validation is 0"
+            )
         written: dict[str, str] = {}
         for name, transfer in self.transfers.items():
             for key, end in (("from", transfer.source), ("to", transfer.target)):
                 self._check_end(f"transfers.{name}.{key}", end)
             if transfer.enabled and transfer.target in written:
-                raise ValueError(f"transfers.{name}.to: '{written[transfer.target]}' writes to {transfer.target} already")
+                raise ValueError(
+                    f"transfers.{name}.to: '{written[transfer.target]}' writes to {transfer.target} already"
+                )
             if transfer.enabled:
                 written[transfer.target] = name
         return self
@@ -176,7 +180,9 @@ def load_experiment(name_or_path: str, overrides: Iterable[str] = ()) -> Experim
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
     elif name_or_path not in recipes():
-        raise InputError(f"no recipe '{name_or_path}'; {nearest(name_or_path, recipes())} (a file is named by its path)")
+        raise InputError(
+            f"no recipe '{name_or_path}'; {nearest(name_or_path, recipes())} (a file is named by its path)"
+        )
     values: Any = read_file(path)
     for override in overrides:
         values = merge(Experiment, values, read_override(override))

@@ -45,7 +45,8 @@ def print_plan(spec: RunSpec, plan: Plan, workers: int, folder: str) -> None:
         console.print(transfers)
     data = ", ".join(f"{name} {digest[:8]}" for name, digest in plan.digests.items())
     console.print(
-        f"{plan.ticks} ticks on {workers} x {spec.device}, seed {spec.seed}, data {data}\nwould be recorded in {folder}",
+        f"{plan.ticks} ticks on {workers} x {spec.device}, seed {spec.seed}, data {data}\n"
+        f"would be recorded in {folder}",
         soft_wrap=True,
     )
 

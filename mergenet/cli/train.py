@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
 @click.option("--resume", metavar="RUN", help="Goes on with the run recorded in this folder.")
 @click.option("--threads", type=click.IntRange(min=1), help="torch's threads a process on a CPU.  [default: 1]")
-@click.option("--dry-run", is_flag=True, help="Prints the resolved experiment with ports and shapes, and trains nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Prints the resolved experiment with ports and shapes, and trains nothing."
+)
 def train(
     recipe: str | None,
     overrides: tuple[str, ...],

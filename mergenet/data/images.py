@@ -33,7 +33,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Images:
-    """A data set: its splits, its classes, and the channel means and deviations (in units of 255) it is normalised by."""
+    """A data set: its splits and classes, and the channel means and deviations (of 255) it is normalised by."""
 
     train: Split
     test: Split

@@ -18,7 +18,7 @@ from mergenet.config import Choice, Listed, Options
 Combination = Literal["row-row", "row-column", "column-row", "column-column"]
 COMBINATIONS: tuple[Combination, ...] = ("row-row", "row-column", "column-row", "column-column")
 Size = tuple[int, int]
-NORM_EPS = 1e-12  # the authors' LayerNorm
+NORM_EPS = 1e-12  # the authors'; weights are small, and a larger one would count beside their variance
 
 
 def tokens(matrix: Tensor, axis: str) -> Tensor:
@@ -43,10 +43,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, query_size)
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """What each query token (a, query_size) takes from the key tokens (b, key_size)."""
         q, k, v = (self._split(part) for part in (self.query(query), self.key(key), self.value(key)))
         dropout = self.dropout if self.training else 0.0
         attended = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        return self.out(attended.transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+        return self.out(attended.transpose(0, 1).flatten(1))
 
     def _split(self, projected: Tensor) -> Tensor:
         """(tokens, width) -> (heads, tokens, width / heads)."""
@@ -60,9 +61,7 @@ class AxialAttention(nn.Module):
         super().__init__()
         self.axes = [tuple(combination.split("-")) for combination in options.combinations]
         self.attentions = nn.ModuleList(
-            Attention(
-                _token_size(x, x_axis), _token_size(y, y_axis), options.width, options.heads, options.dropout
-            )
+            Attention(_token_size(x, x_axis), _token_size(y, y_axis), options.width, options.heads, options.dropout)
             for x_axis, y_axis in self.axes
         )
 
@@ -85,7 +84,8 @@ class TokenNorm(nn.Module):
     """Each token to mean 0 and variance 1."""
 
     def forward(self, token: Tensor) -> Tensor:
-        return functional.layer_norm(token, token.shape[-1:])
+        """Tokens (a, size) normalised."""
+        return functional.layer_norm(token, token.shape[-1:], eps=NORM_EPS)
 
 
 class PaperLayer(nn.Module):
@@ -97,9 +97,7 @@ class PaperLayer(nn.Module):
     def __init__(self, x: Size, y: Size, options: "Lpka") -> None:
         super().__init__()
         self.attend = AxialAttention(x, y, options)
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(_token_size(x, x_axis), eps=NORM_EPS) for x_axis, _ in self.attend.axes
-        )
+        self.norms = nn.ModuleList(nn.LayerNorm(_token_size(x, x_axis), eps=NORM_EPS) for x_axis, _ in self.attend.axes)
         self.mix = nn.Parameter(torch.ones(len(self.norms)), requires_grad=options.mix == "learned")
         hidden = 2 * options.width
         self.feed = nn.Sequential(
@@ -111,9 +109,10 @@ class PaperLayer(nn.Module):
         self.norm = nn.LayerNorm(x[1], eps=NORM_EPS)
 
     def forward(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        """The next X (m, n) from X (m, n) and Y (p, q); `scale` is the rms of the first X."""
         parts = self.attend(x, y, before=nn.Identity(), after=list(self.norms))
         mixed = torch.einsum("c,cmn->mn", self.mix.softmax(0), parts)
-        return self.norm(mixed + self.feed(mixed))  # type: ignore[no-any-return]
+        return self.norm(mixed + self.feed(mixed))
 
 
 class GatedLayer(nn.Module):
@@ -136,10 +135,11 @@ class GatedLayer(nn.Module):
         self.feed = nn.Sequential(nn.Linear(x[1], hidden), nn.GELU(), nn.Dropout(options.dropout), last)
 
     def forward(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        """The next X (m, n) from X (m, n) and Y (p, q); `scale` is the rms of the first X."""
         parts = self.attend(x, y, before=self.tokens)
         weights = self.gate.expand(len(parts)) / len(parts)
         x = x + scale * torch.einsum("c,cmn->mn", weights, parts)
-        return x + scale * self.feed(self.tokens(x))  # type: ignore[no-any-return]
+        return x + scale * self.feed(self.tokens(x))
 
 
 class LpkaAdapter(nn.Module):

@@ -11,6 +11,7 @@ from typing import Annotated
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
+from typing_extensions import override
 
 from mergenet.config import Choice, InputError, Options
 
@@ -34,10 +35,11 @@ class Encoder(ABC):
     def decode(self, weight: Tensor, encoded: Tensor) -> Tensor:
         """`weight` (m, n) moved to where its encoding is `encoded`; what is not encoded is kept."""
 
+    @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint must hold."""
-        return {}
 
+    @abstractmethod
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes back what `state_dict` gave."""
 
@@ -48,17 +50,29 @@ class WholeEncoder(Encoder):
     def __init__(self, shape: tuple[int, int]) -> None:
         self._shape = shape
 
+    @override
     def shape(self) -> tuple[int, int]:
         return self._shape
 
+    @override
     def refresh(self, weight: Tensor) -> None:
         return
 
+    @override
     def encode(self, weight: Tensor) -> Tensor:
         return weight
 
+    @override
     def decode(self, weight: Tensor, encoded: Tensor) -> Tensor:
         return encoded
+
+    @override
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    @override
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        return
 
 
 class SvdEncoder(Encoder):
@@ -80,10 +94,12 @@ class SvdEncoder(Encoder):
         rows, columns = self._weight_shape
         return rows <= columns
 
+    @override
     def shape(self) -> tuple[int, int]:
         rows, columns = self._weight_shape
         return (self._rank, columns) if self._wide else (rows, self._rank)
 
+    @override
     def refresh(self, weight: Tensor) -> None:
         upright = weight if self._wide else weight.T
         if self._basis is None:
@@ -93,10 +109,12 @@ class SvdEncoder(Encoder):
         for _ in range(self._iterations):
             self._basis = _orthonormal(upright @ (upright.T @ self._basis))
 
+    @override
     def encode(self, weight: Tensor) -> Tensor:
         basis = self._known_basis()
         return basis.T @ weight if self._wide else weight @ basis
 
+    @override
     def decode(self, weight: Tensor, encoded: Tensor) -> Tensor:
         basis = self._known_basis()
         change = encoded - self.encode(weight)
@@ -106,9 +124,11 @@ class SvdEncoder(Encoder):
         assert self._basis is not None, "refresh comes before encode and decode"
         return self._basis
 
+    @override
     def state_dict(self) -> dict[str, Tensor]:
         return {} if self._basis is None else {"basis": self._basis}
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._basis = state.get("basis")
 

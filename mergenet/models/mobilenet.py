@@ -44,6 +44,6 @@ def mobilenet_v2_narrow(classes: int) -> nn.Module:
 
 def _with_small_stem(model: MobileNetV2) -> MobileNetV2:
     """The stem's stride from 2 to 1."""
-    stem = model.features[0][0]  # type: ignore[index]
+    stem = model.features[0][0]
     stem.stride = (1, 1)
     return model

@@ -30,7 +30,7 @@ def resnet50_cifar(classes: int) -> nn.Module:
 def _with_small_stem(model: ResNet) -> ResNet:
     """A 3 x 3 convolution of stride 1 and no pooling in place of the 7 x 7 stem of stride 4."""
     model.conv1 = _small_convolution(64)
-    model.maxpool = nn.Identity()  # type: ignore[assignment]
+    model.maxpool = nn.Identity()
     return model
 
 
@@ -65,7 +65,7 @@ class NarrowResNet(nn.Module):
         features = self.relu(self.bn1(self.conv1(images)))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             features = layer(features)
-        return self.fc(self.avgpool(features).flatten(1))  # type: ignore[no-any-return]
+        return self.fc(self.avgpool(features).flatten(1))
 
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:

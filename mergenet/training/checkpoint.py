@@ -49,7 +49,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint whose checksum holds, and a line for each newer one that is broken."""
-    broken = []
+    broken: list[str] = []
     for path in reversed(checkpoints(folder)):
         problem = _problem(path)
         if problem is None:

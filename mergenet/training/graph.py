@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mergenet.data.images import Images, Stream, hold_out
-from mergenet.experiment import Experiment, TransferOptions, split_end
+from mergenet.experiment import Experiment, split_end
 from mergenet.method.ports import Port, find_port
-from mergenet.method.transfer import Transfer
+from mergenet.method.transfer import Transfer, TransferOptions
 from mergenet.models import find_model
 from mergenet.training import ranks
 from mergenet.training.learner import Learner, Sums
@@ -72,9 +72,7 @@ class Graph:
         for name, options in experiment.learners.items():
             stream, validation = streams.of(name)
             self.learners[name] = Learner(name, options, stream, validation, plan.learners[name].steps, seed)
-        self.edges = {
-            name: self._edge(name, options, seed) for name, options in experiment.enabled_transfers().items()
-        }
+        self.edges = {name: self._edge(name, options, seed) for name, options in experiment.enabled_transfers().items()}
 
     def _edge(self, name: str, options: TransferOptions, seed: int) -> Edge:
         source, target = (self.learners[split_end(end)[0]] for end in (options.source, options.target))

@@ -40,7 +40,7 @@ class Sums:
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Adds this rank's part."""
         for name, value in values.items():
-            self._open[name] = self._open.get(name, 0.0) + value.detach().double()  # type: ignore[operator]
+            self._open[name] = self._open.get(name, 0.0) + value.detach().double()
 
     def settle(self) -> dict[str, Tensor]:
         """The sums over all ranks so far; every rank must call it."""
@@ -87,7 +87,7 @@ class Learner:
         device = stream.split.labels.device
         self.model = build_model(options, stream.data.classes, seed).to(device)
         if options.training.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model.to(memory_format=torch.channels_last)
         self.optimizer = options.training.optimizer.build(self.model.parameters())
         module = TrainingModule(self.model, options.task)
         self.module: nn.Module = _distribute(module, stream) if ranks.world() > 1 else module

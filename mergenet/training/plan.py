@@ -8,8 +8,9 @@ from torch import nn
 
 from mergenet.config import InputError
 from mergenet.data.images import Images
-from mergenet.experiment import Experiment, LearnerOptions, TransferOptions, cell_keys, run_hash, split_end
+from mergenet.experiment import Experiment, LearnerOptions, cell_keys, run_hash, split_end
 from mergenet.method.ports import Port, find_port
+from mergenet.method.transfer import TransferOptions
 from mergenet.models import find_model
 
 Size = tuple[int, int]

@@ -56,9 +56,7 @@ class Record:
             _replace(path, "".join(f"{line}\n" for line in kept))
         (self.folder / "result.json").unlink(missing_ok=True)
 
-    def log(
-        self, learner: str, tick: int, epoch: float, split: str, metrics: Mapping[str, float]
-    ) -> None:
+    def log(self, learner: str, tick: int, epoch: float, split: str, metrics: Mapping[str, float]) -> None:
         """Appends one line a metric."""
         run = str(self.folder.name)
         with (self.folder / "metrics.jsonl").open("a") as file:

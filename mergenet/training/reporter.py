@@ -7,6 +7,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+from typing_extensions import override
 
 LINE_EVERY_S = 10.0
 
@@ -27,18 +28,22 @@ class Reporter(Protocol):
         """No more ticks, for whatever reason."""
 
 
-class Silent:
+class Silent(Reporter):
     """Says nothing: for ranks other than the first, and for tests."""
 
+    @override
     def start(self, ticks: int, done: int) -> None:
         return
 
+    @override
     def tick(self, done: int) -> None:
         return
 
+    @override
     def say(self, text: str) -> None:
         return
 
+    @override
     def stop(self) -> None:
         return
 
@@ -46,12 +51,13 @@ class Silent:
 class Rate(ProgressColumn):
     """Ticks a second."""
 
+    @override
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.1f} ticks/s" if speed else "- ticks/s")
 
 
-class Terminal:
+class Terminal(Reporter):
     """A bar with rate and time left on standard error, or a line now and then where that is no terminal."""
 
     def __init__(self) -> None:
@@ -60,6 +66,7 @@ class Terminal:
         self._ticks = self._from = 0
         self._begin = self._last = 0.0
 
+    @override
     def start(self, ticks: int, done: int) -> None:
         self._ticks, self._from = ticks, done
         self._begin = self._last = time.monotonic()
@@ -75,6 +82,7 @@ class Terminal:
             self._progress.start()
             self._bar = self._progress.add_task("training", total=ticks, completed=done)
 
+    @override
     def tick(self, done: int) -> None:
         if self._progress is not None:
             self._progress.update(self._bar, completed=done)
@@ -84,9 +92,11 @@ class Terminal:
             left = (self._ticks - done) / rate if rate else float("inf")
             self.say(f"tick {done} of {self._ticks}, {rate:.1f} ticks/s, {left:.0f} s left")
 
+    @override
     def say(self, text: str) -> None:
         self._console.print(text, markup=False)
 
+    @override
     def stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()

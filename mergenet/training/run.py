@@ -221,7 +221,7 @@ class _Run:
 
     def _finish(self, graph: Graph, plan: Plan, data: Mapping[str, Images]) -> None:
         """The only read of the test split, and the result."""
-        learners = {}
+        learners: dict[str, dict[str, Any]] = {}
         for name, learner in graph.learners.items():
             learners[name] = {"steps": learner.done, "diverged_at": learner.diverged_at}
             if learner.diverged_at is not None:

@@ -1,0 +1,145 @@
+"""The adapter: attention of the target's rows and columns to the source's."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mergenet.config import InputError, parse
+from mergenet.method.adapter import COMBINATIONS, Attention, Combination, Lpka, LpkaAdapter
+
+X, Y = (5, 7), (6, 9)
+
+
+def build(x: tuple[int, int] = X, y: tuple[int, int] = Y, **options: object) -> LpkaAdapter:
+    torch.manual_seed(0)
+    adapter = parse(Lpka, {"width": 8, "heads": 2, **options}).build(x, y)
+    assert isinstance(adapter, LpkaAdapter)
+    return adapter
+
+
+def draw(x: tuple[int, int] = X, y: tuple[int, int] = Y) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(x), torch.randn(y)
+
+
+def disturb(adapter: LpkaAdapter) -> LpkaAdapter:
+    """Moves every parameter, so that no zero of the start hides a term."""
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return adapter
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    sizes=st.tuples(*[st.integers(1, 9)] * 4),
+    depth=st.integers(1, 3),
+    form=st.sampled_from(["gated", "paper"]),
+    mix=st.sampled_from(["learned", "average"]),
+    combinations=st.sets(st.sampled_from(COMBINATIONS), min_size=1),
+)
+def test_any_two_matrices_meet(
+    sizes: tuple[int, ...], depth: int, form: str, mix: str, combinations: set[Combination]
+) -> None:
+    x, y = (sizes[0], sizes[1]), (sizes[2], sizes[3])
+    adapter = disturb(build(x, y, depth=depth, form=form, mix=mix, combinations=sorted(combinations)))
+    generated = adapter(*draw(x, y))
+    assert tuple(generated.shape) == x
+    assert generated.isfinite().all()
+
+
+def test_gated_starts_as_the_identity_bit_for_bit() -> None:
+    for depth in (1, 3):
+        x, y = draw()
+        assert torch.equal(build(depth=depth)(x, y), x)
+
+
+@pytest.mark.parametrize("mix", ["learned", "average"])
+def test_every_branch_of_gated_gets_a_gradient_at_its_start(mix: str) -> None:
+    """With two zero factors in a branch no gradient would ever reach it."""
+    adapter = build(depth=2, mix=mix)
+    x, y = draw()
+    adapter(x, y).backward(torch.randn(X))
+    for layer in adapter.layers:
+        assert layer.gate.grad is not None and layer.gate.grad.abs().min() > 0
+        assert layer.feed[-1].weight.grad.abs().max() > 0
+
+
+def test_gated_changes_in_units_of_the_targets_own_rms() -> None:
+    adapter = disturb(build(depth=1))
+    x, y = draw()
+    change = adapter(x, y) - x
+    torch.testing.assert_close(adapter(1e-3 * x, y) - 1e-3 * x, 1e-3 * change, rtol=1e-3, atol=1e-6)
+
+
+def test_paper_gives_rows_of_unit_variance_whatever_came_in() -> None:
+    x, y = draw()
+    generated = build(form="paper")(0.02 * x, y)
+    torch.testing.assert_close(generated.mean(1), torch.zeros(X[0]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(generated.var(1, unbiased=False), torch.ones(X[0]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["gated", "paper"])
+@pytest.mark.parametrize(("combination", "axis"), [("row-row", 0), ("column-row", 0), ("row-column", 1)])
+def test_permuting_the_sources_tokens_changes_nothing(form: str, combination: str, axis: int) -> None:
+    x, y = draw()
+    permuted = y[torch.randperm(Y[0])] if axis == 0 else y[:, torch.randperm(Y[1])]
+    other_axis = y[:, torch.randperm(Y[1])] if axis == 0 else y[torch.randperm(Y[0])]
+    adapter = disturb(build(form=form, combinations=[combination])).eval()
+    torch.testing.assert_close(adapter(x, permuted), adapter(x, y), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(adapter(x, other_axis), adapter(x, y), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["gated", "paper"])
+def test_columns_of_the_target_are_rows_of_its_transpose(form: str) -> None:
+    """Attention of columns is attention of rows on the transposed matrix, transposed back."""
+    x, y = draw()
+    rows = disturb(build((X[1], X[0]), Y, form=form, depth=1, combinations=["row-row"]))
+    columns = build(X, Y, form=form, depth=1, combinations=["column-row"])
+    attend = columns.layers[0].attend.attentions[0]
+    attend.load_state_dict(rows.layers[0].attend.attentions[0].state_dict())
+    before = rows.layers[0].tokens if form == "gated" else torch.nn.Identity()
+    by_rows = rows.layers[0].attend(x.T.contiguous(), y, before)[0]
+    torch.testing.assert_close(columns.layers[0].attend(x, y, before)[0], by_rows.T)
+
+
+def test_attention_equals_softmax_attention_written_out() -> None:
+    torch.manual_seed(0)
+    attention = Attention(query_size=7, key_size=9, width=8, heads=2, dropout=0.0)
+    queries, keys = torch.randn(5, 7), torch.randn(6, 9)
+    q, k, v = attention.query(queries), attention.key(keys), attention.value(keys)
+    heads = []
+    for head in (slice(0, 4), slice(4, 8)):
+        weights = torch.softmax(q[:, head] @ k[:, head].T / 4**0.5, dim=1)
+        heads.append(weights @ v[:, head])
+    torch.testing.assert_close(attention(queries, keys), attention.out(torch.cat(heads, dim=1)))
+
+
+def test_average_mix_has_one_weight_and_learned_one_a_combination() -> None:
+    paper = build(form="paper", mix="average").layers[0].mix
+    assert not paper.requires_grad and torch.equal(paper.softmax(0), torch.full((4,), 0.25))
+    assert build(form="paper", mix="learned").layers[0].mix.requires_grad
+    assert build(mix="average").layers[0].gate.shape == (1,)
+    assert build(mix="learned").layers[0].gate.shape == (4,)
+
+
+def test_width_bounds_the_parameters() -> None:
+    def count(width: int) -> int:
+        return sum(p.numel() for p in build((160, 960), (100, 2048), width=width).parameters())
+
+    assert count(16) < count(64) / 3.5
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"width": 10, "heads": 4}, "width 10 does not divide by heads 4"),
+        ({"combinations": ["row-row", "row-row"]}, "combinations: one stands there twice"),
+        ({"combinations": []}, "combinations"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, object], line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        parse(Lpka, options)

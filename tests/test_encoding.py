@@ -1,0 +1,101 @@
+"""Encodings: what of a weight takes part, and how a change of it becomes a change of the weight."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mergenet.config import InputError
+from mergenet.method.encoding import Encoder, Svd, Whole
+
+SHAPES = [(5, 9), (9, 5), (6, 6), (1, 4), (4, 1)]
+
+
+def encoder_for(weight: torch.Tensor, options: Whole | Svd) -> Encoder:
+    encoder = options.build((weight.shape[0], weight.shape[1]))
+    encoder.refresh(weight)
+    return encoder
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=st.integers(1, 12), columns=st.integers(1, 12), data=st.data())
+def test_decode_of_encode_is_the_weight_bit_for_bit_at_any_rank(rows: int, columns: int, data: st.DataObject) -> None:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows * 100 + columns))
+    rank = data.draw(st.integers(1, min(rows, columns)))
+    for options in (Whole(), Svd(rank=rank)):
+        encoder = encoder_for(weight, options)
+        encoded = encoder.encode(weight)
+        assert tuple(encoded.shape) == encoder.shape()
+        assert torch.equal(encoder.decode(weight, encoded), weight)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_at_full_rank_any_matrix_can_be_written(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight, wanted = torch.randn(shape), torch.randn(shape)
+    for options in (Whole(), Svd(rank=min(shape))):
+        encoder = encoder_for(weight, options)
+        torch.testing.assert_close(encoder.decode(weight, encoder.encode(wanted)), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_a_write_changes_only_the_encoded_directions(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(shape)
+    encoder = encoder_for(weight, Svd(rank=2))
+    change = encoder.decode(weight, encoder.encode(weight) + 1.0) - weight
+    assert torch.linalg.matrix_rank(change) <= 2
+    left, _, right = torch.linalg.svd(weight)
+    rest = left[:, 2:].T @ change if shape[0] <= shape[1] else change @ right[2:].T
+    torch.testing.assert_close(rest, torch.zeros_like(rest), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_the_first_basis_holds_the_leading_singular_vectors(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(shape)
+    encoded = encoder_for(weight, Svd(rank=3)).encode(weight)
+    values = torch.linalg.svdvals(weight)
+    torch.testing.assert_close(torch.linalg.svdvals(encoded), values[:3])
+
+
+def test_the_basis_follows_a_drifting_weight_without_flipping_signs() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(8, 20)
+    encoder = encoder_for(weight, Svd(rank=3))
+    before = encoder.state_dict()["basis"]
+    for _ in range(20):
+        weight = weight + 0.01 * torch.randn_like(weight)
+        encoder.refresh(weight)
+        after = encoder.state_dict()["basis"]
+        torch.testing.assert_close(after.T @ after, torch.eye(3), rtol=1e-5, atol=1e-5)
+        assert (before * after).sum(0).min() > 0.9
+        before = after
+
+
+def test_enough_iterations_find_the_leading_directions_of_another_weight() -> None:
+    torch.manual_seed(0)
+    left, right = torch.linalg.qr(torch.randn(8, 8))[0], torch.linalg.qr(torch.randn(20, 8))[0]
+    other = left @ torch.diag(torch.tensor([9.0, 8.0, 7.0, 1.0, 0.5, 0.3, 0.2, 0.1])) @ right.T
+    encoder = encoder_for(torch.randn(8, 20), Svd(rank=3, iterations=20))
+    encoder.refresh(other)
+    torch.testing.assert_close(torch.linalg.svdvals(encoder.encode(other)), torch.tensor([9.0, 8.0, 7.0]))
+
+
+def test_no_iterations_keep_the_first_basis() -> None:
+    encoder = encoder_for(torch.randn(8, 20), Svd(rank=3, iterations=0))
+    before = encoder.state_dict()["basis"]
+    encoder.refresh(torch.randn(8, 20))
+    assert torch.equal(encoder.state_dict()["basis"], before)
+
+
+def test_a_rank_above_the_matrix_is_refused() -> None:
+    with pytest.raises(InputError, match=r"rank 9 is above 5, the most a 5 x 12 matrix has"):
+        Svd(rank=9).build((5, 12))
+
+
+def test_its_state_restores_an_encoder() -> None:
+    weight = torch.randn(6, 10)
+    one, other = encoder_for(weight, Svd(rank=2)), Svd(rank=2).build((6, 10))
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one.encode(weight), other.encode(weight))
