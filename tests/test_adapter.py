@@ -93,16 +93,16 @@ def test_permuting_the_sources_tokens_changes_nothing(form: str, combination: st
 
 
 @pytest.mark.parametrize("form", ["gated", "paper"])
-def test_columns_of_the_target_are_rows_of_its_transpose(form: str) -> None:
+@pytest.mark.parametrize("size", [X, (6, 6)])
+def test_columns_of_the_target_are_rows_of_its_transpose(form: str, size: tuple[int, int]) -> None:
     """Attention of columns is attention of rows on the transposed matrix, transposed back."""
-    x, y = draw()
-    rows = disturb(build((X[1], X[0]), Y, form=form, depth=1, combinations=["row-row"]))
-    columns = build(X, Y, form=form, depth=1, combinations=["column-row"])
-    attend = columns.layers[0].attend.attentions[0]
-    attend.load_state_dict(rows.layers[0].attend.attentions[0].state_dict())
-    before = rows.layers[0].tokens if form == "gated" else torch.nn.Identity()
-    by_rows = rows.layers[0].attend(x.T.contiguous(), y, before)[0]
-    torch.testing.assert_close(columns.layers[0].attend(x, y, before)[0], by_rows.T)
+    x, y = draw(size)
+    rows = disturb(build((size[1], size[0]), Y, form=form, depth=1, combinations=["row-row"])).layers[0]
+    columns = build(size, Y, form=form, depth=1, combinations=["column-row"]).layers[0]
+    columns.attend.load_state_dict(rows.attend.state_dict())
+    by_rows = rows.attend(x.T.contiguous(), y, before=torch.nn.Identity())[0]
+    by_columns = columns.attend(x, y, before=torch.nn.Identity())[0]
+    torch.testing.assert_close(by_columns, by_rows.T)
 
 
 def test_attention_equals_softmax_attention_written_out() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mergenet.experiment import Experiment
+from mergenet.training.record import read_json
 from mergenet.training.reporter import Silent
 from mergenet.training.run import RunSpec, execute
 from tests.compare import assert_runs_equal, final_state
@@ -59,6 +60,8 @@ def test_stopped_at_any_tick_it_ends_as_if_it_never_was(small: MakeExperiment, t
     whole = run(experiment, tmp_path / "whole")
     stopped = run(experiment, tmp_path / "stopped", stops=(1, 4, 5, 7, 9, 10))
     assert_runs_equal(whole, stopped)
+    resumed = read_json(stopped / "manifest.json")["resumed"]
+    assert [entry["tick"] for entry in resumed] == [1, 4, 5, 7, 9, 10]
     assert final_state(whole)["transfers"]["main"]["transfer"]["updates"] >= 2
 
 

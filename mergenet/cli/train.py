@@ -48,12 +48,10 @@ def train(
     mergenet train digits-cross-structure training.epochs=5 transfers.main.encoding=whole
     mergenet train cifar100-cross-structure --data cifar100=PATH --workers 4
     """
-    import torch
-
     from mergenet.training import ranks
 
     device = _resolve_device(device)
-    with ranks.process_group(torch.device(device)):
+    with ranks.process_group(ranks.own_device(device)):
         workers = _resolve_workers(workers, resume)
         paths = _read_paths(data)
         if resume is not None:

@@ -203,14 +203,22 @@ class Transfer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Takes back what `state_dict` gave, from any device."""
+        device = self.port.weight.device
         self.adapter.load_state_dict(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.source_encoder.load_state_dict(state["source_encoder"])
-        self.target_encoder.load_state_dict(state["target_encoder"])
+        self.source_encoder.load_state_dict(_on(device, state["source_encoder"]))
+        self.target_encoder.load_state_dict(_on(device, state["target_encoder"]))
         self.updates = state["updates"]
-        self.figures = state["figures"]
-        self.pending = Pending(**state["pending"]) if state["pending"] else None
+        self.figures = _on(device, state["figures"])
+        self.pending = Pending(**_on(device, state["pending"])) if state["pending"] else None
+
+
+def _on(device: torch.device, state: Any) -> Any:
+    """Nested maps of tensors and plain values, the tensors on `device`."""
+    if isinstance(state, dict):
+        return {name: _on(device, value) for name, value in state.items()}
+    return state.to(device) if isinstance(state, Tensor) else state
 
 
 def _decay_groups(adapter: nn.Module) -> list[dict[str, Any]]:

@@ -65,14 +65,14 @@ def _problem(path: Path) -> str | None:
     return None if _sha256(state) == checksum.read_text().strip() else "its checksum does not match"
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """The state in a whole checkpoint.
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state in a whole checkpoint, its tensors on the CPU.
 
     Raises:
         InputError: it cannot be read all the same.
     """
     try:
-        state: dict[str, Any] = torch.load(path / STATE, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its bytes lead it to
         raise InputError(f"checkpoint {path}: cannot be read: {str(error).splitlines()[0]}") from None
     return state

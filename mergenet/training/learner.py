@@ -88,6 +88,7 @@ class Learner:
         self.model = build_model(options, stream.data.classes, seed).to(device)
         if options.training.channels_last:
             self.model.to(memory_format=torch.channels_last)
+        self._last_parameter = list(self.model.parameters())[-1]
         self.optimizer = options.training.optimizer.build(self.model.parameters())
         module = TrainingModule(self.model, options.task)
         self.module: nn.Module = _distribute(module, stream) if ranks.world() > 1 else module
@@ -129,8 +130,8 @@ class Learner:
 
     def _is_finite(self) -> bool:
         """Whether the last layer's gradient is: a loss that is not finite on any rank reaches it through the mean."""
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        return bool(torch.isfinite(gradients[-1]).all())
+        gradient = self._last_parameter.grad
+        return gradient is None or bool(torch.isfinite(gradient).all())
 
     def keep_if_best(self, metrics: Mapping[str, float], tick: int) -> None:
         """Keeps a copy of the weights when the task's selecting metric is the highest so far."""

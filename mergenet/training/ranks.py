@@ -32,6 +32,15 @@ def launched_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def own_device(kind: str) -> torch.device:
+    """The device of this process: the CPU, or the GPU of its number on this machine."""
+    if kind != "cuda":
+        return torch.device(kind)
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """The group that torchrun asks for; nothing where there is none to join or one exists already."""

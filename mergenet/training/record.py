@@ -48,6 +48,13 @@ class Record:
         _write_json(self.folder / "experiment.json", experiment.dump())
         _write_json(self.folder / "manifest.json", manifest)
 
+    def note_resume(self, tick: int, here: Mapping[str, Any]) -> None:
+        """Keeps in the manifest where the run went on, and what of its surroundings is not as at its start."""
+        path = self.folder / "manifest.json"
+        manifest = read_json(path)
+        changed = {name: value for name, value in here.items() if manifest[name] != value}
+        _write_json(path, {**manifest, "resumed": [*manifest["resumed"], {"tick": tick, "changed": changed}]})
+
     def go_on_from(self, tick: int) -> None:
         """Cuts the metrics back to those of the first `tick` ticks and forgets how the run ended."""
         path = self.folder / "metrics.jsonl"

@@ -71,7 +71,7 @@ def execute(spec: RunSpec, reporter: Reporter) -> None:
     A run that ends in any other way than finished says how in its record.
     """
     torch.set_num_threads(spec.threads)
-    device = torch.device(spec.device)
+    device = ranks.own_device(spec.device)
     with ranks.process_group(device):
         record = _open_record(spec.folder)
         run = _Run(spec, device, record, reporter if record else Silent())
@@ -156,7 +156,8 @@ class _Run:
                 self._log(graph, name, epoch, "train", {"loss": sums["loss"] / sums["count"]})
             if len(learner.validation) and learner.diverged_at is None:
                 metrics = evaluate(learner, learner.validation)
-                learner.keep_if_best(metrics, graph.done)
+                if self.spec.experiment.evaluation.weights == "best":
+                    learner.keep_if_best(metrics, graph.done)
                 self._log(graph, name, epoch, "validation", metrics)
                 selects = learner.options.task.selects
                 figures.append(f"{name} {metrics[selects]:.2f}")
@@ -198,6 +199,7 @@ class _Run:
                 }
                 for name, learner in graph.learners.items()
             },
+            "resumed": [],
             **surroundings(self.device, spec.threads, ranks.world()),
         }
         self.record.describe(spec.experiment, manifest)
@@ -211,29 +213,33 @@ class _Run:
                 self.reporter.say(line)
         found = ranks.from_first(found)
         if found is not None:
-            state = load_checkpoint(found, self.device)
+            state = load_checkpoint(found)
             if state["world"] != ranks.world():
                 raise InputError(f"{found}: of {state['world']} workers, not {ranks.world()}: go on with as many")
             graph.load_state_dict(state)
             self.seconds_before = state["seconds"]
         if self.record is not None:
             self.record.go_on_from(graph.done)
+            if found is not None:
+                here = surroundings(self.device, self.spec.threads, ranks.world())
+                self.record.note_resume(graph.done, here)
 
     def _finish(self, graph: Graph, plan: Plan, data: Mapping[str, Images]) -> None:
         """The only read of the test split, and the result."""
+        clock = self.spec.experiment.clock
         learners: dict[str, dict[str, Any]] = {}
         for name, learner in graph.learners.items():
             learners[name] = {"steps": learner.done, "diverged_at": learner.diverged_at}
             if learner.diverged_at is not None:
                 continue
-            if len(learner.validation):
-                learners[name]["validation"] = evaluate(learner, learner.validation)
-            if self.spec.experiment.evaluation.weights == "best" and learner.best is not None:
+            if learner.best is not None:
                 learner.model.load_state_dict(learner.best["weights"])
                 learners[name]["best_tick"] = learner.best["tick"]
+            if len(learner.validation):
+                learners[name]["validation"] = evaluate(learner, learner.validation)
             test = evaluate(learner, data[learner.options.task.data].test.to(self.device))
             learners[name]["test"] = test
-            self._log(graph, name, plan.ticks // plan.learners[name].steps_per_epoch, "test", test)
+            self._log(graph, name, self.spec.experiment.learners[clock].training.epochs, "test", test)
         seconds = self._seconds()
         result = {"status": "finished", "ticks": plan.ticks, "seconds": seconds, "learners": learners}
         if self.record is not None:
