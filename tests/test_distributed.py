@@ -8,18 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mergenet.config import merge, parse
 from mergenet.data import load_data
+from mergenet.data.images import Batch
 from mergenet.experiment import Experiment
 from mergenet.models import MODELS, Model
 from mergenet.training import ranks
 from mergenet.training.evaluation import evaluate
 from mergenet.training.graph import Graph
+from mergenet.training.learner import Learner
 from mergenet.training.loop import advance
 from mergenet.training.plan import make_plan
 from mergenet.training.ranks import ReplicaDrift, check_replicas
 from mergenet.training.reporter import Silent
 from mergenet.training.run import RunSpec, execute
 from tests.compare import assert_runs_equal
+from tests.conftest import SMALL
 from tests.ranks import on_ranks
 from tests.test_resume import StopAt
 
@@ -38,18 +42,30 @@ def build_graph(experiment: Experiment) -> Graph:
 
 def train_and_report(experiment: Experiment) -> dict[str, Any]:
     graph = build_graph(experiment)
+    at_start = {name: value.clone() for name, value in graph.learners["target"].model.state_dict().items()}
     for _ in range(TICKS):
         advance(graph)
     target = graph.learners["target"]
     buffers = {name: value.clone() for name, value in target.model.named_buffers()}
     return {
+        "at_start": at_start,
         "weights": {name: value.detach().clone() for name, value in graph.replicated().items()},
         "buffers": buffers,
+        "by_itself": by_itself(target),
         "validation": evaluate(target, target.validation),
         "count": len(target.validation),
         "seen": evaluated_samples(graph),
         "updates": graph.edges["main"].transfer.updates,
     }
+
+
+def by_itself(learner: Learner) -> dict[str, float]:
+    """The metrics of this rank's own model over the whole validation split."""
+    task, split = learner.options.task, learner.validation
+    batch = Batch(learner.stream.data.normalise(split.images), split.labels)
+    learner.model.eval()
+    with torch.inference_mode():
+        return task.metrics(task.sums(learner.model(batch.images), batch))
 
 
 def evaluated_samples(graph: Graph) -> float:
@@ -68,12 +84,8 @@ def evaluated_samples(graph: Graph) -> float:
     return counted["count"]
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """A trio on two ranks, with dropout in its adapter and transfers every second tick."""
-    from mergenet.config import merge, parse
-    from tests.conftest import SMALL
-
+def trio_on_two() -> Experiment:
+    """A trio with dropout in its adapter and transfers every second tick."""
     change = {
         "transfers": {
             "main": {"adapter": {"lpka": {"dropout": 0.3, "form": "paper"}}, "optimizer": {"adamw": {"lr": 1e-2}}}
@@ -81,8 +93,21 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "training": {"epochs": 2},
         "evaluation": {"validation": 0.1009},
     }
-    experiment = parse(Experiment, merge(Experiment, SMALL, change))
-    return on_ranks(2, train_and_report, tmp_path_factory.mktemp("two"), experiment)
+    return parse(Experiment, merge(Experiment, SMALL, change))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What both ranks report of the trio."""
+    return on_ranks(2, train_and_report, tmp_path_factory.mktemp("two"), trio_on_two())
+
+
+def test_laying_out_ddps_buckets_leaves_no_trace(two: list[dict[str, Any]]) -> None:
+    """The backward before the first step must not move weights or BatchNorm statistics."""
+    alone = build_graph(trio_on_two()).learners["target"].model.state_dict()
+    for report in two:
+        for name, value in alone.items():
+            assert torch.equal(report["at_start"][name], value), name
 
 
 def test_ranks_hold_equal_weights_after_writes_and_adapter_updates(two: list[dict[str, Any]]) -> None:
@@ -93,9 +118,10 @@ def test_ranks_hold_equal_weights_after_writes_and_adapter_updates(two: list[dic
         assert torch.equal(value, two[1]["weights"][name]), name
 
 
-def test_evaluation_agrees_though_batchnorm_statistics_differ_between_ranks(two: list[dict[str, Any]]) -> None:
+def test_evaluation_is_that_of_rank_0s_model_though_batchnorm_statistics_differ(two: list[dict[str, Any]]) -> None:
     assert any(not torch.equal(value, two[1]["buffers"][name]) for name, value in two[0]["buffers"].items())
     assert two[0]["validation"] == two[1]["validation"]
+    assert two[0]["validation"] == pytest.approx(two[0]["by_itself"], rel=1e-5)
 
 
 def test_evaluation_counts_every_sample_once(two: list[dict[str, Any]]) -> None:
