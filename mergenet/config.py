@@ -25,6 +25,9 @@ OptionsT = TypeVar("OptionsT", bound="Options")
 class InputError(ValueError):
     """What the user gave is wrong. One line: what is wrong and what would be right (exit code 2)."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
 
 class Options(BaseModel):
     """Base of all options: unknown keys refused, types strict, values frozen, NaN and infinity refused."""
@@ -78,6 +81,8 @@ class Choice:
         """`value` (a word, a map or an instance) as a one-key map; anything else unchanged."""
         if isinstance(value, str):
             return {value: {}}
+        if isinstance(value, dict) and len(value) == 1:
+            return {key: {} if options is None else options for key, options in value.items()}
         if isinstance(value, Options) and type(value) in self.options.values():
             return {self.key_of(value): value}
         return value
@@ -88,10 +93,9 @@ class Choice:
             return str(next(iter(value))) if one_key else None
 
         def branch(key: str, option: type[Options]) -> CoreSchema:
-            def unwrap(value: dict[str, Any]) -> Any:
-                return {} if value[key] is None else value[key]
-
-            return core_schema.no_info_before_validator_function(unwrap, handler.generate_schema(option))
+            return core_schema.no_info_before_validator_function(
+                lambda value: value[key], handler.generate_schema(option)
+            )
 
         branches = {key: branch(key, option) for key, option in self.options.items()}
         union = core_schema.tagged_union_schema(branches, discriminate)
@@ -115,10 +119,11 @@ def read_yaml(text: str, name: str) -> Any:
     """Plain values of a YAML 1.2 text; `name` says in errors where it stood."""
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except (YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        # ruamel's constructors raise whatever Python does for a value like 2020-99-99
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
         raise InputError(f"{name}{where}: not YAML: {problem}") from None
 
 

@@ -53,7 +53,7 @@ def message(call: Callable[[], Any]) -> str:
 
 # --- strictness --------------------------------------------------------------------------------------------------
 
-REFUSED: list[tuple[Any, str]] = [
+REFUSED: list[Any] = [
     ({"ratee": 1.0}, "ratee: unknown key; nearest is 'rate'"),
     ({"inner": {"dept": 1}}, "inner.dept: unknown key; nearest is 'depth'"),
     ({"named": {"a": {"widht": 1.0}}}, "named.a.widht: unknown key; nearest is 'width'"),
@@ -75,6 +75,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"optimizer": 3}, "optimizer: a choice is one word or a map with one key, got 3"),
     ({"optimizer": {"sgd": {"lr": 0.0}}}, "optimizer.sgd.lr: input should be greater than 0, got 0.0"),
     ({1: 2}, "1: keys should be strings"),
+    ({"a\nb": 1}, "a b: unknown key"),
     ([1], "input should be a valid dictionary"),
     (None, "input should be a valid dictionary"),
 ]
@@ -128,7 +129,16 @@ def test_yaml_is_of_version_1_2(text: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a: 1\na: 2\n", "a: {b: 1, b: 2}", "a: [", "a: b: c", "a: *nowhere", "\x00", "--- 1\n--- 2", "a: !!python/tuple x"],
+    [
+        "a: 1\na: 2\n",
+        "a: {b: 1, b: 2}",
+        "a: [",
+        "a: b: c",
+        "a: *nowhere",
+        "\x00",
+        "--- 1\n--- 2",
+        "a: !!python/tuple x",
+    ],
 )
 def test_broken_yaml_is_refused_in_one_line_that_names_the_file(text: str) -> None:
     assert message(lambda: read_yaml(text, "file.yaml")).startswith("file.yaml")
@@ -300,7 +310,7 @@ def test_a_neutral_field_inside_a_choice_a_map_and_options_counts_alike() -> Non
         named: dict[str, Second] = {}
 
     old = Holder(named={"a": First()})
-    new = Next(one=Second(added=0), chosen=Second(added=0), named={"a": Second(added=0)})  # type: ignore[arg-type]
+    new = Next(one=Second(added=0), chosen=Second(added=0), named={"a": Second(added=0)})
     assert name_of(new) == name_of(old)
 
 

@@ -14,6 +14,7 @@ from mergenet.training.plan import Plan, make_plan
 
 Make = Callable[..., Experiment]
 
+
 DATA = {"digits": "digest of the digits", "cifar100": "digest of cifar100"}
 
 
@@ -215,7 +216,9 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
 
 
 @pytest.mark.parametrize(("change", "changed"), CHANGES)
-def test_a_change_shows_in_the_keys_of_those_it_can_reach(small: Make, change: dict[str, Any], changed: set[str]) -> None:
+def test_a_change_shows_in_the_keys_of_those_it_can_reach(
+    small: Make, change: dict[str, Any], changed: set[str]
+) -> None:
     before, after = keys(small()), keys(small(change))
     assert {name for name in after if after[name] != before[name]} == changed
 
@@ -263,12 +266,13 @@ def test_twins_have_one_key(small: Make) -> None:
     assert twins["target"] == twins["second"]
 
 
-@pytest.mark.parametrize("cycle", [BACK, SELF, {**SELF["transfers"], **BACK["transfers"]}])
-def test_a_circle_is_described_and_reaches_everyone_in_it(small: Make, cycle: dict[str, Any]) -> None:
-    circle = small(cycle if "transfers" in cycle else {"transfers": cycle})
-    deeper = small({**(cycle if "transfers" in cycle else {"transfers": cycle}), **to("evaluation.validation", 0.2)})
-    assert all(len(key) == 64 for key in keys(circle).values())
-    assert all(keys(circle)[name] != keys(deeper)[name] for name in circle.learners)
+def test_circles_within_circles_are_described_and_reach_everyone(small: Make) -> None:
+    """Both ways and onto oneself at once: the description ends, and a change of either learner shows in both."""
+    circles = {"transfers": {**BACK["transfers"], **SELF["transfers"]}}
+    assert all(len(key) == 64 for key in keys(small(circles)).values())
+    for learner in ("source", "target"):
+        after = keys(small({**circles, **to(f"learners.{learner}.copy", 1)}))
+        assert all(after[name] != key for name, key in keys(small(circles)).items())
 
 
 def test_in_a_two_way_graph_each_learner_reaches_the_other(small: Make) -> None:
@@ -278,11 +282,11 @@ def test_in_a_two_way_graph_each_learner_reaches_the_other(small: Make) -> None:
         assert before["source"] != after["source"] and before["target"] != after["target"]
 
 
-def ring(size: int, second_rate: float, last_reads: int) -> Experiment:
+def ring(size: int, last_rate: float, last_reads: int) -> Experiment:
     """`size` ResNets, each taught by the next and the last by the one numbered `last_reads`; the last learns faster."""
 
     def learner(number: int) -> dict[str, Any]:
-        rate = second_rate if number == size - 1 else 0.1
+        rate = last_rate if number == size - 1 else 0.1
         task = {"classification": {"data": "digits"}}
         return {"model": "resnet18-narrow", "task": task, "training": {"optimizer": {"sgd": {"lr": rate}}}}
 
@@ -314,7 +318,7 @@ def test_keys_of_many_learners_who_all_teach_each_other_are_found_at_once() -> N
     everyone = parse(Experiment, {"name": "all", "clock": "l0", "learners": learners, "transfers": transfers})
     begin = time.monotonic()
     keys(everyone)
-    assert time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin < 2.0
 
 
 def test_every_counts_only_where_the_best_weights_are_kept(small: Make) -> None:

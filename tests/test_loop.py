@@ -161,12 +161,13 @@ def test_a_diverged_source_stops_its_transfers_and_not_the_target(small: MakeExp
     wild = {"learners": {"source": {"training": {"optimizer": {"sgd": {"lr": 1e30}}}}}}
     graph = run(graph_of(small(wild), digits), 5)
     assert graph.learners["source"].diverged_at is not None
-    assert not graph.edges["main"].alive
+    assert graph.edges["main"].stopped_at is not None
     assert graph.learners["target"].done == 5 and weights(graph, "target").isfinite().all()
 
 
 def test_networks_at_real_size_take_a_trio_step(digits: Images, small: MakeExperiment) -> None:
     """torchvision's own MobileNetV2 (3.5 M parameters) and ResNet50 (25.6 M), with the ports of the paper."""
+
     def enlarged(split: Split) -> Split:
         return Split(split.images.repeat_interleave(8, 2).repeat_interleave(8, 3), split.labels)
 

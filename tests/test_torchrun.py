@@ -17,7 +17,7 @@ SMALL_RUN = [
     "transfers.main.cycle=2",
     "transfers.main.adapter.lpka.width=16",
 ]
-ABSENT = '''
+ABSENT = """
 import importlib.abc, sys
 
 class Absent(importlib.abc.MetaPathFinder):
@@ -26,7 +26,7 @@ class Absent(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-'''
+"""
 
 
 @pytest.fixture

@@ -11,10 +11,13 @@ from mergenet.cli.train import train
 from mergenet.config import InputError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mergenet")
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Models that teach each other through their weights: train, distribute, record."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 commands.add_command(train)

@@ -1,5 +1,8 @@
 """What `mergenet train` prints: the plan before a run, the table after it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -68,48 +71,49 @@ def _transfer_row(experiment: Experiment, name: str, plan: TransferPlan) -> tupl
 # --- after -------------------------------------------------------------------------------------------------------
 
 
-def print_result(spec: RunSpec, folder: str) -> None:
-    """Each learner's figures, where the record lies, and what to try next."""
+def print_result(spec: RunSpec, folder: str, again: str | None) -> None:
+    """Each learner's figures, where the record lies, and what to try next with the words `again`."""
     console = _console()
     result = read_json(spec.folder / "result.json")
     table = _table(("learner", "model", "transfer"), ("valid.\ntop-1", "test\ntop-1", "test\ntop-5"))
     for name, figures in result["learners"].items():
         model = spec.experiment.learners[name].model
-        table.add_row(name, model, taught_by(spec.experiment, name), *_figures(figures))
+        table.add_row(name, model, taught_by(spec.experiment, name, result["transfers"]), *_figures(figures))
     console.print(table)
     console.print(
         f"{result['ticks']} ticks in {result['seconds']:.0f} s, one seed: too few to tell a difference from chance.\n"
-        f"Record: {folder}\n"
-        f"\nNext:\n{_next_steps(spec)}",
+        f"Record: {folder}",
         soft_wrap=True,
     )
+    if again is not None:
+        console.print(f"\nNext:\n{_next_steps(spec, again)}", soft_wrap=True, markup=False)
 
 
-def taught_by(experiment: Experiment, learner: str) -> str:
-    """The transfers into a learner; `off` where there are only disabled ones."""
-    into = [t for t in experiment.transfers.values() if split_end(t.target)[0] == learner]
-    arrows = [f"{t.source} -> {split_end(t.target)[1]}" for t in into if t.enabled]
+def taught_by(experiment: Experiment, learner: str, endings: Mapping[str, Any]) -> str:
+    """The transfers into a learner, and which stopped early; `off` where there are only disabled ones."""
+    into = {name: t for name, t in experiment.transfers.items() if split_end(t.target)[0] == learner}
+    arrows = []
+    for name, transfer in into.items():
+        if transfer.enabled:
+            stopped = endings[name]["stopped_at"]
+            until = "" if stopped is None else f", until step {stopped}"
+            arrows.append(f"{transfer.source} -> {split_end(transfer.target)[1]}{until}")
     return "\n".join(arrows) or ("off" if into else "-")
 
 
-def _figures(figures: dict[str, dict[str, float]]) -> tuple[str, ...]:
+def _figures(figures: Mapping[str, Any]) -> tuple[str, ...]:
     if figures["diverged_at"] is not None:
-        return (f"diverged at step {figures['diverged_at']}", "-", "-")
+        return ("diverged", "at step", str(figures["diverged_at"]))
     validation, test = figures.get("validation"), figures["test"]
-    return (
-        f"{validation['top1']:.2f}" if validation else "-",
-        f"{test['top1']:.2f}",
-        f"{test['top5']:.2f}",
-    )
+    return (f"{validation['top1']:.2f}" if validation else "-", f"{test['top1']:.2f}", f"{test['top5']:.2f}")
 
 
-def _next_steps(spec: RunSpec) -> str:
-    name = spec.experiment.name
-    steps = [("another seed", f"mergenet train {name} --seed {spec.seed + 1}")]
+def _next_steps(spec: RunSpec, again: str) -> str:
+    steps = [("another seed", f"mergenet train {again} --seed {spec.seed + 1}")]
     for transfer in spec.experiment.enabled_transfers():
         path = f"transfers.{transfer}"
-        steps.append(("the paper's own adapter", f"mergenet train {name} {path}.adapter.lpka.form=paper"))
-        steps.append(("rarer transfers", f"mergenet train {name} {path}.cycle=16"))
+        steps.append(("the paper's own adapter", f"mergenet train {again} {path}.adapter.lpka.form=paper"))
+        steps.append(("rarer transfers", f"mergenet train {again} {path}.cycle=16"))
         break
-    steps.append(("all there is to change", f"mergenet train {name} --dry-run"))
+    steps.append(("all there is to change", f"mergenet train {again} --dry-run"))
     return "\n".join(f"  {what:<24} {command}" for what, command in steps)

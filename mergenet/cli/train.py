@@ -62,7 +62,8 @@ def train(
         if dry_run:
             _print_plan(spec, plan, workers)
         else:
-            _run(spec, workers, resumed=resume is not None)
+            words = [recipe or "", *overrides, *(f"--data {entry}" for entry in data)]
+            _run(spec, workers, again=None if resume else " ".join(words))
 
 
 # --- what to run -------------------------------------------------------------------------------------------------
@@ -79,14 +80,14 @@ def _resolve_device(device: str) -> str:
 def _resolve_workers(workers: int | None, resume: str | None) -> int:
     """How many processes share the work: torchrun's, those asked for, those of the run to resume, or one."""
     from mergenet.training import ranks
-    from mergenet.training.record import read_json
+    from mergenet.training.record import read_manifest
 
     if ranks.launched_by_torchrun():
         if workers is not None:
             raise InputError(f"--workers {workers}: torchrun has started {ranks.world()} processes; leave it out")
         return ranks.world()
     if workers is None:
-        return int(read_json(Path(resume) / "manifest.json")["world_size"]) if resume else 1
+        return int(read_manifest(Path(resume))["world_size"]) if resume else 1
     return workers
 
 
@@ -132,10 +133,10 @@ def _fresh(
 
 def _resumed(folder: Path, paths: dict[str, str], device: str, workers: int) -> tuple["RunSpec", "Plan"]:
     from mergenet.training.plan import make_plan
-    from mergenet.training.record import read_experiment, read_json
+    from mergenet.training.record import read_experiment, read_manifest
     from mergenet.training.run import RunSpec, data_of
 
-    experiment, manifest = read_experiment(folder), read_json(folder / "manifest.json")
+    experiment, manifest = read_experiment(folder), read_manifest(folder)
     recorded = {name: entry["path"] for name, entry in manifest["data"].items() if entry["path"]}
     paths = {**recorded, **paths}
     plan = make_plan(experiment, manifest["seed"], data_of(experiment, paths), workers)
@@ -154,11 +155,12 @@ def _absolute(paths: dict[str, str]) -> dict[str, str]:
 # --- running it --------------------------------------------------------------------------------------------------
 
 
-def _run(spec: "RunSpec", workers: int, resumed: bool) -> None:
+def _run(spec: "RunSpec", workers: int, again: str | None) -> None:
+    """Trains, unless this run is there already, and shows how it ended; `again` are the words that asked for it."""
     from mergenet.training import ranks
 
     first = ranks.rank() == 0
-    finished = ranks.from_first(_finished_before(spec, workers, resumed) if first else None)
+    finished = ranks.from_first(_finished_before(spec, workers, resumed=again is None) if first else None)
     if isinstance(finished, str):
         raise InputError(finished)
     if not finished:
@@ -168,12 +170,12 @@ def _run(spec: "RunSpec", workers: int, resumed: bool) -> None:
 
         if finished:
             print(f"This run finished before; to train it again, remove {_shown(spec.folder)}", file=sys.stderr)
-        print_result(spec, _shown(spec.folder))
+        print_result(spec, _shown(spec.folder), again)
 
 
 def _finished_before(spec: "RunSpec", workers: int, resumed: bool) -> bool | str:
     """Whether the run's folder holds this very run, finished; a line where it holds what must not be touched."""
-    from mergenet.training.record import read_json, read_result
+    from mergenet.training.record import read_manifest, read_result
 
     folder = _shown(spec.folder)
     if not (spec.folder / "manifest.json").exists():
@@ -183,7 +185,7 @@ def _finished_before(spec: "RunSpec", workers: int, resumed: bool) -> bool | str
         return result is not None and result["status"] == "finished"
     if result is None or result["status"] != "finished":
         return f"{folder} holds this run unfinished: go on with --resume {folder}, or remove it"
-    begun: dict[str, Any] = {key: read_json(spec.folder / "manifest.json")[key] for key in ("world_size", "threads")}
+    begun: dict[str, Any] = {key: read_manifest(spec.folder)[key] for key in ("world_size", "threads")}
     wanted = {"world_size": workers, "threads": spec.threads}
     if begun != wanted:
         return f"{folder} holds this run finished with {begun}, not {wanted}: remove it, or choose other --runs"

@@ -1,8 +1,11 @@
 """CIFAR-100 (Krizhevsky 2009) from Parquet: `image` (PNG bytes, 32 x 32 RGB) and `fine_label`."""
 
+import io
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +14,7 @@ from mergenet.data.images import Images, Split
 
 COLUMNS = ("image", "fine_label")
 SIZE = (3, 32, 32)
+PART = re.compile(r"-\d{5}-of-(\d{5})\.parquet$")
 
 
 def load(path: Path | None) -> Images:
@@ -43,10 +47,10 @@ def _files(folder: Path, name: str) -> list[Path]:
     single = folder / f"{name}.parquet"
     if single.exists():
         return [single]
-    parts = sorted(folder.glob(f"{name}-*-of-*.parquet"))
+    parts = sorted(file for file in folder.glob(f"{name}-*.parquet") if PART.search(file.name))
     if not parts:
         raise InputError(f"data cifar100: {folder} holds neither {name}.parquet nor {name}-00000-of-....parquet")
-    total = int(re.sub(r".*-of-(\d+)\.parquet", r"\1", parts[-1].name))
+    total = max(int(PART.findall(file.name)[0]) for file in parts)
     wanted = [folder / f"{name}-{part:05d}-of-{total:05d}.parquet" for part in range(total)]
     missing = [file for file in wanted if file not in parts]
     if missing:
@@ -61,27 +65,36 @@ def _read_part(file: Path) -> tuple[Tensor, Tensor]:
     try:
         table = parquet.read_table(file, columns=list(COLUMNS))
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"data cifar100: {file} cannot be read (cut short?): {_first_line(error)}") from None
+        raise InputError(f"data cifar100: {file} cannot be read (cut short?): {error}") from None
     if set(table.column_names) != set(COLUMNS):
         raise InputError(f"data cifar100: {file} needs the columns {' and '.join(COLUMNS)}")
-    labels = torch.tensor(table.column("fine_label").to_pylist(), dtype=torch.int64)
-    if len(labels) == 0 or labels.min() < 0 or labels.max() > 99:
-        raise InputError(f"data cifar100: {file} has no rows, or a fine_label outside 0 to 99")
+    labels = _labels(table.column("fine_label"), file)
     images = [_decode(png, file, row) for row, png in enumerate(table.column("image").to_pylist())]
     return torch.stack(images), labels
 
 
-def _decode(png: bytes, file: Path, row: int) -> Tensor:
-    from torchvision.io import ImageReadMode, decode_png
+def _labels(column: Any, file: Path) -> Tensor:
+    """The labels (N,), all there and all from 0 to 99."""
+    import pyarrow
+
+    if not len(column):
+        raise InputError(f"data cifar100: {file} has no rows")
+    if column.null_count or not pyarrow.types.is_integer(column.type):
+        raise InputError(f"data cifar100: {file} needs a whole number in every row of fine_label")
+    labels = torch.tensor(column.to_pylist(), dtype=torch.int64)
+    if labels.min() < 0 or labels.max() > 99:
+        raise InputError(f"data cifar100: {file} has a fine_label outside 0 to 99")
+    return labels
+
+
+def _decode(png: Any, file: Path, row: int) -> Tensor:
+    from PIL import Image
 
     try:
-        image: Tensor = decode_png(torch.frombuffer(bytearray(png), dtype=torch.uint8), ImageReadMode.RGB)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise InputError(f"data cifar100: {file} row {row}: not a PNG image: {_first_line(error)}") from None
+        with Image.open(io.BytesIO(png)) as opened:
+            image = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
+    except (OSError, ValueError, TypeError, SyntaxError) as error:
+        raise InputError(f"data cifar100: {file} row {row}: not a PNG image: {error}") from None
     if image.shape != SIZE:
         raise InputError(f"data cifar100: {file} row {row}: an image of {tuple(image.shape)}, not {SIZE}")
     return image
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -66,6 +66,10 @@ class TransferOptions(Options):
     enabled: bool = True
 
 
+class NotFinite(ArithmeticError):
+    """What a transfer read or generated is not finite; nothing was written and nothing is pending."""
+
+
 @dataclass
 class Pending:
     """A transfer that has been read and waits for `learn`: inputs only, so that it can be checkpointed.
@@ -127,19 +131,34 @@ class Transfer:
         return step == last
 
     def read(self, step: int) -> None:
-        """Copies both matrices and adapts the encoders to them."""
+        """Copies both matrices and adapts the encoders to them.
+
+        Raises:
+            NotFinite: a matrix is not, or is too large to find its leading directions.
+        """
         target, source = self.port.read(), self.source.read()
-        self.target_encoder.refresh(target)
-        self.source_encoder.refresh(source)
+        _check_finite(target, source)
+        try:
+            self.target_encoder.refresh(target)
+            self.source_encoder.refresh(source)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise NotFinite(str(error)) from None
         memory = {name: buffer.clone() for name, buffer in self.adapter.named_buffers()}
         self.pending = Pending(step, target, source, memory)
 
     def write(self) -> None:
-        """Generates the target's weight and writes it, rank 0's on every rank."""
+        """Generates the target's weight and writes it, rank 0's on every rank.
+
+        Raises:
+            NotFinite: what was generated is not; on every rank alike.
+        """
         pending = self._pending()
         generated = self._generate(pending)
         weight = generated.detach().clone()
         _from_first_rank(weight)
+        self.pending = None
+        _check_finite(weight)
+        self.pending = pending
         self.port.write(weight)
         self.figures["written"] = _relative(weight - pending.target, pending.target)
         if self.options.span == "step":
@@ -233,6 +252,11 @@ def _decay_groups(adapter: nn.Module) -> list[dict[str, Any]]:
 def _relative(change: Tensor, base: Tensor) -> Tensor:
     """The norm of a change in units of the norm of what it changes."""
     return change.norm() / base.norm()
+
+
+def _check_finite(*matrices: Tensor) -> None:
+    if not all(bool(torch.isfinite(matrix).all()) for matrix in matrices):
+        raise NotFinite("a matrix is not finite")
 
 
 def _several_ranks() -> bool:

@@ -54,7 +54,8 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
         problem = _problem(path)
         if problem is None:
             return path, broken
-        broken.append(f"checkpoint {path} is broken ({problem}), using the one before it")
+        before = "using the one before it" if path != checkpoints(folder)[0] else "and there is none before it"
+        broken.append(f"checkpoint {path} is broken ({problem}), {before}")
     return None, broken
 
 
@@ -62,7 +63,8 @@ def _problem(path: Path) -> str | None:
     state, checksum = path / STATE, path / CHECKSUM
     if not state.is_file() or not checksum.is_file():
         return "a file is missing"
-    return None if _sha256(state) == checksum.read_text().strip() else "its checksum does not match"
+    holds = _sha256(state).encode() == checksum.read_bytes().strip()
+    return None if holds else "its checksum does not match"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its bytes lead it to
-        raise InputError(f"checkpoint {path}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise InputError(f"checkpoint {path}: cannot be read: {error}") from None
     return state
 
 

@@ -1,6 +1,7 @@
 """The experiment's graph at work: live learners, and live transfers bound to the two they join."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from mergenet.data.images import Images, Stream, hold_out
 from mergenet.experiment import Experiment, split_end
 from mergenet.method.ports import Port, find_port
-from mergenet.method.transfer import Transfer, TransferOptions
+from mergenet.method.transfer import NotFinite, Transfer, TransferOptions
 from mergenet.models import find_model
 from mergenet.training import ranks
 from mergenet.training.learner import Learner, Sums
@@ -17,7 +18,11 @@ from mergenet.training.plan import Plan
 
 
 class Edge:
-    """A transfer between two learners of the run; it stops for good when one of them diverges."""
+    """A transfer between two learners of the run.
+
+    It stops for good, at the target's step `stopped_at`, when one of them diverges or brings it matrices
+    that are not finite: a broken source does not break its target.
+    """
 
     def __init__(self, name: str, transfer: Transfer, source: Learner, target: Learner) -> None:
         self.name = name
@@ -25,39 +30,57 @@ class Edge:
         self.source = source
         self.target = target
         self.sums = Sums()
-
-    @property
-    def alive(self) -> bool:
-        """Whether both ends still learn."""
-        return self.source.diverged_at is None and self.target.diverged_at is None
+        self.stopped_at: int | None = None
 
     def due(self, tick: int) -> bool:
         """Whether it reads and writes before the target's step of this tick."""
-        return self.alive and self.target.steps_on(tick) and self.transfer.due(self.target.done)
+        self._stop_if_diverged()
+        return self.stopped_at is None and self.target.steps_on(tick) and self.transfer.due(self.target.done)
 
     def read(self) -> None:
         """Copies both matrices."""
-        self.transfer.read(self.target.done)
+        with self._stopping_unless_finite():
+            self.transfer.read(self.target.done)
 
     def write(self) -> None:
         """Generates and writes the target's weight."""
-        self.transfer.write()
+        if self.stopped_at is None:
+            with self._stopping_unless_finite():
+                self.transfer.write()
 
     def learn(self, tick: int) -> None:
         """Updates the adapter when its span ended with the step of this tick."""
-        if self.alive and self.target.steps_on(tick) and self.transfer.ends(self.target.done - 1):
+        self._stop_if_diverged()
+        if self.stopped_at is None and self.target.steps_on(tick) and self.transfer.ends(self.target.done - 1):
             self.transfer.learn()
             figures = self.transfer.figures
             self.sums.add({**figures, "count": torch.ones_like(figures["moved"])})
 
+    def _stop_if_diverged(self) -> None:
+        diverged = self.source.diverged_at is not None or self.target.diverged_at is not None
+        if diverged and self.stopped_at is None:
+            self.stopped_at = self.target.done
+
+    @contextmanager
+    def _stopping_unless_finite(self) -> Iterator[None]:
+        try:
+            yield
+        except NotFinite:
+            self.stopped_at = self.target.done
+
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint between two ticks must hold; every rank must call it."""
-        return {"transfer": self.transfer.state_dict(), "sums": self.sums.settle()}
+        return {
+            "transfer": self.transfer.state_dict(),
+            "sums": self.sums.settle(),
+            "stopped_at": self.stopped_at,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
         self.transfer.load_state_dict(state["transfer"])
         self.sums.restore(state["sums"])
+        self.stopped_at = state["stopped_at"]
 
 
 class Graph:

@@ -9,6 +9,7 @@ result.json       how it ended: finished with its figures, or failed or interrup
 
 import fcntl
 import json
+import math
 import os
 import platform
 import subprocess
@@ -64,7 +65,7 @@ class Record:
         (self.folder / "result.json").unlink(missing_ok=True)
 
     def log(self, learner: str, tick: int, epoch: float, split: str, metrics: Mapping[str, float]) -> None:
-        """Appends one line a metric."""
+        """Appends one line a metric; a value that is not finite is written as null."""
         run = str(self.folder.name)
         with (self.folder / "metrics.jsonl").open("a") as file:
             for metric, value in metrics.items():
@@ -75,9 +76,9 @@ class Record:
                     "epoch": epoch,
                     "split": split,
                     "metric": metric,
-                    "value": value,
+                    "value": value if math.isfinite(value) else None,
                 }
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes how the run ended."""
@@ -111,7 +112,7 @@ def _tick_of(line: str) -> float:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    _replace(path, json.dumps(value, indent=2) + "\n")
+    _replace(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def _replace(path: Path, text: str) -> None:
@@ -144,6 +145,20 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_experiment(folder: Path) -> Experiment:
     """The experiment of a recorded run."""
     return parse(Experiment, read_json(folder / "experiment.json"))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a recorded run.
+
+    Raises:
+        InputError: missing, broken, or without what a run is taken up by.
+    """
+    path = folder / "manifest.json"
+    manifest = read_json(path)
+    missing = {"hash", "seed", "data", "world_size", "threads"} - manifest.keys()
+    if missing:
+        raise InputError(f"{path}: broken: {', '.join(sorted(missing))} is missing")
+    return manifest
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

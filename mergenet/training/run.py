@@ -1,6 +1,7 @@
 """A run from its first tick to its last, wherever it takes place: the same code alone, under torchrun and under Ray."""
 
 import hashlib
+import math
 import time
 import traceback
 from collections.abc import Mapping
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from mergenet.config import InputError, parse
 from mergenet.data import load_data
-from mergenet.data.images import Images
+from mergenet.data.images import Images, Split
 from mergenet.experiment import Experiment
 from mergenet.training import ranks
 from mergenet.training.checkpoint import load_checkpoint, newest_whole, save_checkpoint
 from mergenet.training.evaluation import evaluate
 from mergenet.training.graph import Graph
+from mergenet.training.learner import Learner
 from mergenet.training.loop import advance
 from mergenet.training.plan import Plan, make_plan
 from mergenet.training.record import Record, surroundings
@@ -154,8 +156,8 @@ class _Run:
             sums = learner.sums.take()
             if sums:
                 self._log(graph, name, epoch, "train", {"loss": sums["loss"] / sums["count"]})
-            if len(learner.validation) and learner.diverged_at is None:
-                metrics = evaluate(learner, learner.validation)
+            metrics = _measured(learner, learner.validation)
+            if metrics is not None:
                 if self.spec.experiment.evaluation.weights == "best":
                     learner.keep_if_best(metrics, graph.done)
                 self._log(graph, name, epoch, "validation", metrics)
@@ -218,6 +220,7 @@ class _Run:
                 raise InputError(f"{found}: of {state['world']} workers, not {ranks.world()}: go on with as many")
             graph.load_state_dict(state)
             self.seconds_before = state["seconds"]
+            self.reporter.say(f"going on from tick {graph.done}")
         if self.record is not None:
             self.record.go_on_from(graph.done)
             if found is not None:
@@ -229,22 +232,40 @@ class _Run:
         clock = self.spec.experiment.clock
         learners: dict[str, dict[str, Any]] = {}
         for name, learner in graph.learners.items():
-            learners[name] = {"steps": learner.done, "diverged_at": learner.diverged_at}
-            if learner.diverged_at is not None:
-                continue
+            figures: dict[str, Any] = {}
             if learner.best is not None:
                 learner.model.load_state_dict(learner.best["weights"])
-                learners[name]["best_tick"] = learner.best["tick"]
-            if len(learner.validation):
-                learners[name]["validation"] = evaluate(learner, learner.validation)
-            test = evaluate(learner, data[learner.options.task.data].test.to(self.device))
-            learners[name]["test"] = test
-            self._log(graph, name, self.spec.experiment.learners[clock].training.epochs, "test", test)
-        seconds = self._seconds()
-        result = {"status": "finished", "ticks": plan.ticks, "seconds": seconds, "learners": learners}
+                figures["best_tick"] = learner.best["tick"]
+            test_split = data[learner.options.task.data].test.to(self.device)
+            for split, samples in (("validation", learner.validation), ("test", test_split)):
+                metrics = _measured(learner, samples)
+                if metrics is not None:
+                    figures[split] = metrics
+            if "test" in figures:
+                self._log(graph, name, self.spec.experiment.learners[clock].training.epochs, "test", figures["test"])
+            learners[name] = {"steps": learner.done, "diverged_at": learner.diverged_at, **figures}
+        transfers = {
+            name: {"updates": edge.transfer.updates, "stopped_at": edge.stopped_at}
+            for name, edge in graph.edges.items()
+        }
         if self.record is not None:
-            self.record.finish(result)
+            ending = {"status": "finished", "ticks": plan.ticks, "seconds": self._seconds()}
+            self.record.finish({**ending, "learners": learners, "transfers": transfers})
         ranks.wait_for_all()
+
+
+def _measured(learner: Learner, split: Split) -> dict[str, float] | None:
+    """The metrics of a learner that has not diverged on a split that is not empty.
+
+    One whose metrics are not finite has diverged in its last step: no later gradient was there to tell.
+    """
+    if learner.diverged_at is not None or not len(split):
+        return None
+    metrics = evaluate(learner, split)
+    if all(math.isfinite(value) for value in metrics.values()):
+        return metrics
+    learner.diverged_at = learner.done
+    return None
 
 
 def _hash_of(tensors: Mapping[str, Tensor]) -> str:
