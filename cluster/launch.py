@@ -30,6 +30,7 @@ def launch(spec: RunSpec, workers: int, reporter: Reporter) -> None:
         RuntimeError: the run failed; its record says why.
     """
     check_fits(workers, spec.device)
+    reporter.say(f"starting {workers} workers on Ray")
     try:
         with session():
             _fit(spec, workers, reporter)
@@ -69,6 +70,8 @@ def _fit(spec: RunSpec, workers: int, reporter: Reporter) -> None:
     try:
         with _relayed(news, reporter):
             result = trainer.fit()
+    except SystemExit:  # what Ray makes of Ctrl-C and of a request to terminate
+        raise KeyboardInterrupt from None
     finally:
         shutil.rmtree(storage, ignore_errors=True)
         news.shutdown()

@@ -65,7 +65,7 @@ def test_two_workers_end_as_two_ranks_without_ray(tmp_path: Path, undisturbed: P
     launch(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), 2, heard)
     assert_runs_equal(tmp_path / "run", undisturbed)
     assert read_json(tmp_path / "run" / "manifest.json")["world_size"] == 2
-    assert heard.started == [(30, 0)] and heard.ticks and len(heard.said) == 6
+    assert heard.started == [(30, 0)] and heard.ticks and len(heard.said) == 1 + 6
     assert not (tmp_path / "run" / ".ray").exists()
 
 

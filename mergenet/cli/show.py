@@ -72,7 +72,7 @@ def _transfer_row(experiment: Experiment, name: str, plan: TransferPlan) -> tupl
 
 
 def print_result(spec: RunSpec, folder: str, again: str | None) -> None:
-    """Each learner's figures, where the record lies, and what to try next with the words `again`."""
+    """Each learner's figures, where the record lies, and what to try next by adding to the words `again`."""
     console = _console()
     result = read_json(spec.folder / "result.json")
     table = _table(("learner", "model", "transfer"), ("valid.\ntop-1", "test\ntop-1", "test\ntop-5"))
@@ -109,11 +109,11 @@ def _figures(figures: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _next_steps(spec: RunSpec, again: str) -> str:
-    steps = [("another seed", f"mergenet train {again} --seed {spec.seed + 1}")]
+    steps = [("another seed", f"{again} --seed {spec.seed + 1}")]
     for transfer in spec.experiment.enabled_transfers():
         path = f"transfers.{transfer}"
-        steps.append(("the paper's own adapter", f"mergenet train {again} {path}.adapter.lpka.form=paper"))
-        steps.append(("rarer transfers", f"mergenet train {again} {path}.cycle=16"))
+        steps.append(("the paper's own adapter", f"{again} {path}.adapter.lpka.form=paper"))
+        steps.append(("rarer transfers", f"{again} {path}.cycle=16"))
         break
-    steps.append(("all there is to change", f"mergenet train {again} --dry-run"))
+    steps.append(("all there is to change", f"{again} --dry-run"))
     return "\n".join(f"  {what:<24} {command}" for what, command in steps)

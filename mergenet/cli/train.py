@@ -3,6 +3,7 @@
 Everything heavy is imported when the command runs, so `mergenet --help` answers at once.
 """
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ def train(
         if dry_run:
             _print_plan(spec, plan, workers)
         else:
-            words = [recipe or "", *overrides, *(f"--data {entry}" for entry in data)]
+            words = [f"{_own_name()} train {recipe}", *overrides, *(f"--data {entry}" for entry in data)]
             _run(spec, workers, again=None if resume else " ".join(words))
 
 
@@ -240,12 +241,21 @@ class InterruptedRun(click.ClickException):
     exit_code = 130
 
     def __init__(self, spec: "RunSpec") -> None:
-        super().__init__(f"interrupted; go on with: mergenet train --resume {_shown(spec.folder)}")
+        super().__init__(f"interrupted; go on with: {_own_name()} train --resume {_shown(spec.folder)}")
 
 
 def _shown(folder: Path) -> str:
     """A path as short as it can be written from here."""
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def _own_name() -> str:
+    """What to type to run this program again from here."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        return "python -m mergenet"
+    on_path = shutil.which(program.name)
+    return program.name if on_path and Path(on_path).samefile(program) else _shown(program.absolute())
 
 
 def _print_plan(spec: "RunSpec", plan: "Plan", workers: int) -> None:
