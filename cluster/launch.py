@@ -6,6 +6,7 @@ go on from is the run's own newest checkpoint, so Ray's are not used.
 
 import logging
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ def launch(spec: RunSpec, workers: int, reporter: Reporter) -> None:
         RuntimeError: the run failed; its record says why.
     """
     check_fits(workers, spec.device)
+    Record(spec.folder).close()  # refuses a folder that cannot be written, or that another process writes
     reporter.say(f"starting {workers} workers on Ray")
     try:
         with session():
@@ -53,7 +55,7 @@ def _fit(spec: RunSpec, workers: int, reporter: Reporter) -> None:
     from ray.util.queue import Queue
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    storage = spec.folder / ".ray"
+    storage = tempfile.mkdtemp(prefix="mergenet-ray-")  # nothing of ours lies there: our checkpoints are the run's own
     news = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         _work,
@@ -62,7 +64,7 @@ def _fit(spec: RunSpec, workers: int, reporter: Reporter) -> None:
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=spec.device == "cuda"),
         run_config=RunConfig(
             name="train",
-            storage_path=str(storage),
+            storage_path=storage,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),

@@ -29,9 +29,14 @@ def check_fits(workers: int, device: str) -> None:
     if device == "cuda":
         there, what = torch.cuda.device_count(), "GPUs"
     else:
-        there, what = len(os.sched_getaffinity(0)), "processors"
+        there, what = _processors(), "processors"
     if workers > there:
         raise InputError(f"--workers {workers}: this machine has {there} {what}, and each worker needs one")
+
+
+def _processors() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -44,6 +49,7 @@ def session() -> Iterator[None]:
         os.environ.setdefault(name, value)
     ray.init(
         address="local",
+        num_cpus=_processors(),  # Ray's own count may be smaller than what check_fits let through
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

@@ -23,6 +23,7 @@ from mergenet.config import (
     read_override,
 )
 from mergenet.method.transfer import TransferOptions
+from mergenet.models import find_model
 from mergenet.optimization import Optimizer, Schedule, Sgd, Steps
 from mergenet.tasks import Task
 
@@ -133,20 +134,16 @@ class Experiment(Options):
             raise ValueError(f"clock: no learner '{self.clock}'; {nearest(self.clock, self.learners)}")
         if self.learners[self.clock].training.every != 1:
             raise ValueError(f"learners.{self.clock}.training.every: the clock learner steps on every tick")
-        if self.evaluation.weights == "best" and not self.evaluation.validation:
-            raise ValueError(
-                "evaluation.weights: 'best' is chosen on a validation split, and evaluation.validation is 0"
-            )
-        written: dict[str, str] = {}
+        epochs = self.learners[self.clock].training.epochs
+        for name, learner in self.learners.items():
+            if learner.training.epochs != epochs:
+                raise ValueError(
+                    f"learners.{name}.training.epochs: those of the clock learner '{self.clock}', {epochs}, "
+                    f"are everyone's; set training.epochs"
+                )
         for name, transfer in self.transfers.items():
             for key, end in (("from", transfer.source), ("to", transfer.target)):
                 self._check_end(f"transfers.{name}.{key}", end)
-            if transfer.enabled and transfer.target in written:
-                raise ValueError(
-                    f"transfers.{name}.to: '{written[transfer.target]}' writes to {transfer.target} already"
-                )
-            if transfer.enabled:
-                written[transfer.target] = name
         return self
 
     def _check_end(self, path: str, end: str) -> None:
@@ -190,8 +187,21 @@ def load_experiment(name_or_path: str, overrides: Iterable[str] = ()) -> Experim
         )
     values: Any = read_file(path)
     for override in overrides:
-        values = merge(Experiment, values, read_override(override))
+        change = read_override(override)
+        _refuse_misspelt(values, change, override)
+        values = merge(Experiment, values, change)
     return parse(Experiment, values)
+
+
+def _refuse_misspelt(values: Any, change: Any, override: str) -> None:
+    """A value within a learner or transfer that is not there would make a new one that lacks everything else."""
+    for family in ("learners", "transfers"):
+        there = values.get(family)
+        named = change.get(family)
+        if not isinstance(there, dict) or not isinstance(named, dict) or override.partition("=")[0].count(".") < 2:
+            continue
+        for name in named.keys() - there.keys():
+            raise InputError(f"override '{override}': no {family[:-1]} '{name}'; {nearest(str(name), there)}")
 
 
 # --- identity ----------------------------------------------------------------------------------------------------
@@ -203,7 +213,7 @@ def run_hash(experiment: Experiment, digests: Mapping[str, str]) -> str:
 
 
 def cell_keys(
-    experiment: Experiment, seed: int, steps: Mapping[str, int], digests: Mapping[str, str]
+    experiment: Experiment, seed: int, steps: Mapping[str, int], digests: Mapping[str, str], ticks_per_epoch: int
 ) -> dict[str, str]:
     """Learner -> hash of everything that can influence what it becomes.
 
@@ -214,10 +224,12 @@ def cell_keys(
     Args:
         steps: learner -> its steps in the whole run.
         digests: data name -> digest.
+        ticks_per_epoch: of the clock learner.
     """
     evaluation = identity(experiment.evaluation)
-    if experiment.evaluation.weights == "last":
-        del evaluation["every"]  # looking on changes nothing
+    del evaluation["every"]
+    if experiment.evaluation.weights == "best":  # when it is looked for decides which is found
+        evaluation["ticks"] = ticks_per_epoch * experiment.evaluation.every
     own = {name: _own_description(learner, steps[name], digests) for name, learner in experiment.learners.items()}
 
     @cache
@@ -225,7 +237,7 @@ def cell_keys(
         if levels == 0:
             return digest(own[name])
         incoming = [
-            [_edge_description(transfer), describe(split_end(transfer.source)[0], levels - 1)]
+            [_edge_description(experiment, transfer), describe(split_end(transfer.source)[0], levels - 1)]
             for transfer in experiment.enabled_transfers().values()
             if split_end(transfer.target)[0] == name
         ]
@@ -245,9 +257,13 @@ def _own_description(learner: LearnerOptions, steps: int, digests: Mapping[str, 
     return [plain, steps]
 
 
-def _edge_description(transfer: TransferOptions) -> Any:
+def _edge_description(experiment: Experiment, transfer: TransferOptions) -> Any:
+    """A transfer's options, its ports by their dotted names whatever they were called."""
     plain = identity(transfer)
-    plain["from"], plain["to"] = split_end(transfer.source)[1], split_end(transfer.target)[1]
+    for key in ("from", "to"):
+        learner, port = split_end(plain[key])
+        named = find_model(experiment.learners[learner].model).ports
+        plain[key] = named.get(port, port).removesuffix(".weight")
     return plain
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mergenet.config import merge, parse
 from mergenet.data import load_data
 from mergenet.data.images import Batch
 from mergenet.experiment import Experiment
-from mergenet.models import MODELS, Model
+from mergenet.models import MODELS
 from mergenet.training import ranks
 from mergenet.training.evaluation import evaluate
 from mergenet.training.graph import Graph
@@ -25,6 +25,7 @@ from mergenet.training.run import RunSpec, execute
 from tests.compare import assert_runs_equal
 from tests.conftest import SMALL
 from tests.ranks import on_ranks
+from tests.smooth import SMOOTH
 from tests.test_resume import StopAt
 
 MakeExperiment = Callable[..., Experiment]
@@ -132,15 +133,8 @@ def test_evaluation_counts_every_sample_once(two: list[dict[str, Any]]) -> None:
 # --- two ranks against one --------------------------------------------------------------------------------------------
 
 
-def build_smooth(classes: int) -> nn.Module:
-    """A network without BatchNorm or dropout, where the global batch alone decides."""
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 8, 1), nn.GELU(), nn.Flatten(), nn.Linear(512, classes)
-    )
-
-
 def train_smooth(experiment: Experiment) -> dict[str, Tensor]:
-    MODELS["smooth"] = Model(build_smooth, {"classifier": "5"})
+    MODELS["smooth"] = SMOOTH
     graph = build_graph(experiment)
     for _ in range(TICKS):
         advance(graph)
@@ -158,7 +152,7 @@ def test_two_ranks_end_where_one_does_with_the_same_global_batch(
             "training": {"epochs": 2},
         }
     )
-    monkeypatch.setitem(MODELS, "smooth", Model(build_smooth, {"classifier": "5"}))
+    monkeypatch.setitem(MODELS, "smooth", SMOOTH)
     alone = train_smooth(experiment)
     both = on_ranks(2, train_smooth, tmp_path, experiment)
     for name, value in alone.items():

@@ -19,7 +19,7 @@ DATA = {"digits": "digest of the digits", "cifar100": "digest of cifar100"}
 
 
 def keys(experiment: Experiment, seed: int = 0, data: Mapping[str, str] = DATA, steps: int = 10) -> dict[str, str]:
-    return cell_keys(experiment, seed, {name: steps for name in experiment.learners}, data)
+    return cell_keys(experiment, seed, {name: steps for name in experiment.learners}, data, ticks_per_epoch=10)
 
 
 def refusal(call: Callable[[], Any]) -> str:
@@ -76,9 +76,8 @@ def test_the_recipe_of_the_paper_has_the_authors_schedule() -> None:
 
 
 def test_a_learners_own_training_is_laid_over_the_experiments(small: Make) -> None:
-    experiment = small(to("learners.target.training", {"epochs": 3, "optimizer": {"sgd": {"momentum": 0.0}}}))
+    experiment = small(to("learners.target.training", {"every": 1, "optimizer": {"sgd": {"momentum": 0.0}}}))
     source, target = experiment.learners["source"].training, experiment.learners["target"].training
-    assert (source.epochs, target.epochs) == (1, 3)
     assert (target.batch_size, target.schedule) == (source.batch_size, source.schedule)
     assert source.optimizer.dump() == {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}
     assert target.optimizer.dump() == {"lr": 0.05, "momentum": 0.0, "weight_decay": 5e-4, "nesterov": False}
@@ -102,14 +101,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (to("transfers.main.to", "target."), "transfers.main.to: write it as learner.port, got 'target.'"),
     (to("transfers.main.from", "sorce.classifier"), "transfers.main.from: no learner 'sorce'; nearest is 'source'"),
     (to("transfers.main.to", "targte.irb16"), "transfers.main.to: no learner 'targte'; nearest is 'target'"),
-    (
-        to("transfers.two", {"from": "target.classifier", "to": "target.irb16"}),
-        "transfers.two.to: 'main' writes to target.irb16 already",
-    ),
+    (to("learners.source.training.epochs", 3), "learners.source.training.epochs: those of the clock learner 'target'"),
+    (to("transfers.main", {"start": 0.5, "stop": 0.5}), "transfers.main: start 0.5 is not before stop 0.5"),
     (to("transfers.two", {"from": "source.fc", "to": "nobody.irb1", "enabled": False}), "transfers.two.to: no learner"),
     (to("clock", "taget"), "clock: no learner 'taget'; nearest is 'target'"),
     (to("learners.target.training.every", 2), "learners.target.training.every: the clock learner steps on every tick"),
-    (to("evaluation", {"weights": "best", "validation": 0.0}), "evaluation.weights: 'best' is chosen on a validation"),
     (to("evaluation.validation", 1.0), "evaluation.validation: "),
     (to("name", "../up"), "name: "),
     (to("learners", {"a.b": {"model": "m", "task": {"classification": {"data": "digits"}}}}), "learners.a.b"),
@@ -164,8 +160,10 @@ def test_the_plan_knows_lengths_and_shapes(small: Make, digits: Images) -> None:
 PLAN_REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         to("transfers.two", {"from": "source.classifier", "to": "target.features.16.conv.2"}),
-        "transfers.two.to: 'main' writes to target.features.16.conv.2.weight already",
+        "transfers.two.to: 'main' writes to target.features.16.conv.2 already",
     ),
+    (to("evaluation", {"weights": "best", "validation": 0.0}), "evaluation.weights: 'best' is chosen on a validation"),
+    (to("evaluation", {"weights": "best", "validation": 1e-4}), "evaluation.weights: 'best' is chosen on a validation"),
     (to("transfers.main.to", "target.irb18"), "transfers.main.to: mobilenet_v2-narrow: no port 'irb18'"),
     (to("transfers.main", {"to": "target.irb18", "enabled": False}), "transfers.main.to: mobilenet_v2-narrow: no port"),
     (to("transfers.main.from", "source.fc.bias"), "transfers.main.from: resnet18-narrow: port 'fc.bias' is a vector"),
@@ -195,7 +193,6 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
     (to("checkpoint.every", 3), set()),
     (to("evaluation.every", 2), set()),
     (to("transfers.off", OFF), set()),
-    (to("learners.source.training.epochs", 7), set()),
     (to("evaluation.validation", 0.2), {"source", "target"}),
     (to("evaluation.weights", "best"), {"source", "target"}),
     (to("training.batch_size", 128), {"source", "target"}),
@@ -209,6 +206,8 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
     (to("transfers.main.adapter.lpka.depth", 2), {"target"}),
     (to("transfers.main.from", "source.layer4.0.conv1"), {"target"}),
     (to("transfers.main.to", "target.irb17"), {"target"}),
+    (to("transfers.main.from", "source.fc.weight"), set()),
+    (to("transfers.main.to", "target.features.16.conv.2"), set()),
     (to("transfers.main.enabled", False), {"target"}),
     (SELF, {"target"}),
     (BACK, {"source", "target"}),
@@ -326,6 +325,30 @@ def test_every_counts_only_where_the_best_weights_are_kept(small: Make) -> None:
     rare, often = ({"evaluation": {**best, "every": every}} for every in (2, 1))
     assert keys(small(rare)) != keys(small(often))
     assert keys(small(to("evaluation.every", 2))) == keys(small())
+
+
+def test_how_often_the_clock_is_validated_counts_where_the_best_weights_are_kept(small: Make) -> None:
+    """Two clocks of other batch sizes look at the same source at other ticks."""
+    for weights, equal in (("best", False), ("last", True)):
+        experiment = small(to("evaluation.weights", weights))
+        one, other = (cell_keys(experiment, 0, {"source": 10, "target": 10}, DATA, ticks) for ticks in (5, 10))
+        assert (one["source"] == other["source"]) is equal
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("transfers.mian.cycle=3", "override 'transfers.mian.cycle=3': no transfer 'mian'; nearest is 'main'"),
+        ("learners.soruce.copy=1", "override 'learners.soruce.copy=1': no learner 'soruce'; nearest is 'source'"),
+    ],
+)
+def test_a_value_within_a_misspelt_learner_or_transfer_is_refused(override: str, line: str) -> None:
+    assert refusal(lambda: load_experiment("digits-cross-structure", [override])) == line
+
+
+def test_an_override_may_add_a_whole_transfer() -> None:
+    added = load_experiment("digits-cross-structure", ["transfers.new={from: plain.classifier, to: target.irb4}"])
+    assert added.transfers["new"].source == "plain.classifier"
 
 
 def test_the_hash_of_a_run_counts_everything_but_where_its_data_lie(small: Make) -> None:

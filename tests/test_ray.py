@@ -66,7 +66,6 @@ def test_two_workers_end_as_two_ranks_without_ray(tmp_path: Path, undisturbed: P
     assert_runs_equal(tmp_path / "run", undisturbed)
     assert read_json(tmp_path / "run" / "manifest.json")["world_size"] == 2
     assert heard.started == [(30, 0)] and heard.ticks and len(heard.said) == 1 + 6
-    assert not (tmp_path / "run" / ".ray").exists()
 
 
 def test_a_killed_worker_changes_nothing(tmp_path: Path, undisturbed: Path) -> None:

@@ -16,7 +16,7 @@ from mergenet.experiment import Experiment, cell_keys, run_hash
 from mergenet.models import find_model
 from mergenet.training import checkpoint as checkpoint_module
 from mergenet.training import run as run_module
-from mergenet.training.checkpoint import checkpoints, load_checkpoint, newest_whole, save_checkpoint
+from mergenet.training.checkpoint import checkpoints, load_checkpoint, recover_newest, save_checkpoint
 from mergenet.training.graph import Graph
 from mergenet.training.loop import advance
 from mergenet.training.record import Record, read_experiment, read_json, read_result, run_folder
@@ -38,7 +38,7 @@ def state_of(tick: int) -> dict[str, Any]:
 def test_a_checkpoint_gives_back_what_it_was_given(tmp_path: Path) -> None:
     state = state_of(3)
     save_checkpoint(tmp_path, 3, state)
-    found, broken = newest_whole(tmp_path)
+    found, broken = recover_newest(tmp_path)
     assert found == tmp_path / "tick-00000003" and broken == []
     loaded = load_checkpoint(found)
     weights = loaded.pop("weights")
@@ -49,7 +49,7 @@ def test_a_checkpoint_gives_back_what_it_was_given(tmp_path: Path) -> None:
 
 
 def test_there_is_none_before_the_first(tmp_path: Path) -> None:
-    assert newest_whole(tmp_path / "checkpoints") == (None, [])
+    assert recover_newest(tmp_path / "checkpoints") == (None, [])
 
 
 def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(
         save_checkpoint(tmp_path, tick, state_of(tick))
     newest = tmp_path / "tick-00000002"
     breaks(newest)
-    found, broken = newest_whole(tmp_path)
+    found, broken = recover_newest(tmp_path)
     assert found == tmp_path / "tick-00000001" and load_checkpoint(found)["done"] == 1
     assert broken == [f"checkpoint {newest} is broken ({problem}), using the one before it"]
 
@@ -106,7 +106,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(
 def test_when_all_are_broken_no_other_is_promised(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, state_of(1))
     cut(tmp_path / "tick-00000001")
-    found, broken = newest_whole(tmp_path)
+    found, broken = recover_newest(tmp_path)
     assert found is None and len(broken) == 1
     assert "tick-00000001 is broken" in broken[0] and "the one before it" not in broken[0]
 
@@ -125,10 +125,10 @@ def test_a_checkpoint_stopped_half_way_is_never_listed(
         patch.setattr(torch if stop_at == "save" else checkpoint_module, stop_at, stop)
         with pytest.raises(KeyboardInterrupt):
             save_checkpoint(tmp_path, 2, state_of(2))
-    assert newest_whole(tmp_path) == (tmp_path / "tick-00000001", [])
+    assert recover_newest(tmp_path) == (tmp_path / "tick-00000001", [])
     assert [path.name for path in checkpoints(tmp_path)] == ["tick-00000001"]
     save_checkpoint(tmp_path, 2, state_of(2))
-    assert newest_whole(tmp_path) == (tmp_path / "tick-00000002", [])
+    assert recover_newest(tmp_path) == (tmp_path / "tick-00000002", [])
 
 
 class Stranger:
@@ -257,7 +257,7 @@ def test_the_manifest_names_run_cells_data_and_surroundings(finished: tuple[Path
     folder, experiment = finished
     manifest, digests = read_json(folder / "manifest.json"), {"digits": digits.digest()}
     assert manifest["hash"] == run_hash(experiment, digests)
-    assert manifest["cells"] == cell_keys(experiment, 0, dict.fromkeys(experiment.learners, 5), digests)
+    assert manifest["cells"] == cell_keys(experiment, 0, dict.fromkeys(experiment.learners, 5), digests, 5)
     assert manifest["data"] == {"digits": {"digest": digests["digits"], "path": None}}
     assert (manifest["seed"], manifest["threads"], manifest["world_size"]) == (0, 1, 1)
     assert manifest["versions"]["torch"] == version("torch")
@@ -390,3 +390,46 @@ def test_a_spec_travels_as_plain_json(small: Make, tmp_path: Path) -> None:
     spec = RunSpec(small(), 3, {"cifar100": "/data"}, tmp_path, "cpu", 2)
     plain = json.loads(json.dumps(spec.as_plain()))
     assert RunSpec.from_plain(plain).as_plain() == spec.as_plain()
+
+
+def test_broken_checkpoints_are_set_aside_and_do_not_crowd_out_new_ones(tmp_path: Path) -> None:
+    """Of the newest two both are broken: what the run writes next has lower ticks and must stay."""
+    for tick in (300, 400):
+        save_checkpoint(tmp_path, tick, state_of(tick))
+        cut(tmp_path / f"tick-{tick:08d}")
+    (tmp_path / ".tick-00000500.999").mkdir()
+    assert recover_newest(tmp_path)[0] is None
+    save_checkpoint(tmp_path, 100, state_of(100))
+    assert recover_newest(tmp_path) == (tmp_path / "tick-00000100", [])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["broken-tick-00000300", "broken-tick-00000400", "tick-00000100"]
+
+
+def test_a_run_stopped_in_its_final_test_has_each_test_row_once(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(small(), tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("mergenet.training.record.Record.finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            execute(spec, Silent())
+    execute(spec, Silent())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [(line["learner"], line["metric"]) for line in lines if line["split"] == "test"]
+    assert len(rows) == len(set(rows)) == 6
+
+
+def interrupt(*arguments: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_last_epoch_is_validated_though_every_does_not_divide_it(small: Make, tmp_path: Path) -> None:
+    execute(spec_of(small({"training": {"epochs": 3}, "evaluation": {"every": 2}}), tmp_path), Silent())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {line["epoch"] for line in lines if line["split"] == "validation"} == {2, 3}
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written: Not a directory"):
+        Record(tmp_path / "file" / "run")

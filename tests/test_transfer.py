@@ -256,15 +256,16 @@ def test_generating_again_gives_what_was_written_bit_for_bit() -> None:
     assert torch.equal(transfer._generate_again(transfer.pending), transfer.port.read())
 
 
-def test_equal_keys_give_equal_adapters_and_learners_names_do_not_enter() -> None:
+def test_seed_and_ports_key_the_adapter_and_no_name_that_a_person_gave_does() -> None:
     source, target = ports()
 
-    def weights(seed: int, origin: str, goal: str) -> torch.Tensor:
+    def weights(seed: int, origin: str, goal: str, path: str = "weight") -> torch.Tensor:
         options = parse(TransferOptions, {"from": origin, "to": goal, "encoding": "whole"})
-        adapter = Transfer(options, source, target, 10, seed).adapter
+        port = Port(goal.partition(".")[2], path, target.weight)
+        adapter = Transfer(options, source, port, 10, seed).adapter
         return torch.cat([parameter.flatten() for parameter in adapter.parameters()])
 
     first = weights(0, "a.weight", "b.weight")
-    assert torch.equal(first, weights(0, "x.weight", "y.weight"))
+    assert torch.equal(first, weights(0, "x.weight", "y.other-name"))
     assert not torch.equal(first, weights(1, "a.weight", "b.weight"))
-    assert not torch.equal(first, weights(0, "a.other", "b.weight"))
+    assert not torch.equal(first, weights(0, "a.weight", "b.weight", path="other"))

@@ -42,7 +42,7 @@ def print_plan(spec: RunSpec, plan: Plan, workers: int, folder: str) -> None:
         learners.add_row(name, model, *figures)
     console.print(learners)
     if plan.transfers:
-        transfers = _table(("transfer", "from and to"), ("weights", "encoded", "adapter\nparameters", "enabled"))
+        transfers = _table(("transfer", "from and to"), ("weights", "encoded", "adapter\nparameters", "transfers"))
         for name, transfer in plan.transfers.items():
             transfers.add_row(name, *_transfer_row(spec.experiment, name, transfer))
         console.print(transfers)
@@ -64,7 +64,7 @@ def _transfer_row(experiment: Experiment, name: str, plan: TransferPlan) -> tupl
         sizes(plan.source, plan.target),
         sizes(plan.encoded_source, plan.encoded_target),
         f"{plan.adapter_parameters:,}",
-        "yes" if options.enabled else "no",
+        str(plan.transfers) if options.enabled else "off",
     )
 
 
@@ -96,14 +96,14 @@ def taught_by(experiment: Experiment, learner: str, endings: Mapping[str, Any]) 
     for name, transfer in into.items():
         if transfer.enabled:
             stopped = endings[name]["stopped_at"]
-            until = "" if stopped is None else f", until step {stopped}"
+            until = "" if stopped is None else f", until tick {stopped}"
             arrows.append(f"{transfer.source} -> {split_end(transfer.target)[1]}{until}")
     return "\n".join(arrows) or ("off" if into else "-")
 
 
 def _figures(figures: Mapping[str, Any]) -> tuple[str, ...]:
     if figures["diverged_at"] is not None:
-        return ("diverged", "at step", str(figures["diverged_at"]))
+        return ("diverged", "at tick", str(figures["diverged_at"]))
     validation, test = figures.get("validation"), figures["test"]
     return (f"{validation['top1']:.2f}" if validation else "-", f"{test['top1']:.2f}", f"{test['top5']:.2f}")
 

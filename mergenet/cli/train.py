@@ -3,6 +3,7 @@
 Everything heavy is imported when the command runs, so `mergenet --help` answers at once.
 """
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -51,28 +52,36 @@ def train(
     """
     from mergenet.training import ranks
 
-    device = _resolve_device(device)
+    if resume is not None:
+        _refuse_beside_resume(recipe, seed, threads)
+    device = _resolve_device(device, resume)
     with ranks.process_group(ranks.own_device(device)):
         workers = _resolve_workers(workers, resume)
         paths = _read_paths(data)
         if resume is not None:
-            _refuse_beside_resume(recipe, seed, threads)
             spec, plan = _resumed(Path(resume), paths, device, workers)
         else:
             spec, plan = _fresh(recipe, overrides, paths, device, workers, seed or 0, threads or 1, Path(runs))
         if dry_run:
             _print_plan(spec, plan, workers)
         else:
-            words = [f"{_own_name()} train {recipe}", *overrides, *(f"--data {entry}" for entry in data)]
-            _run(spec, workers, again=None if resume else " ".join(words))
+            _run(spec, workers, resumed=resume is not None)
 
 
 # --- what to run -------------------------------------------------------------------------------------------------
 
 
-def _resolve_device(device: str) -> str:
+def _resolve_device(device: str, resume: str | None) -> str:
+    """The device asked for, that of the run to resume, or a GPU where there is one."""
     import torch
 
+    from mergenet.training.record import read_manifest
+
+    if resume is not None:
+        begun = read_manifest(Path(resume))["device"]
+        if device not in ("auto", begun):
+            raise InputError(f"--device {device}: the run began on {begun}; leave it out")
+        device = begun
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no GPU here; leave it out or say cpu")
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -156,12 +165,12 @@ def _absolute(paths: dict[str, str]) -> dict[str, str]:
 # --- running it --------------------------------------------------------------------------------------------------
 
 
-def _run(spec: "RunSpec", workers: int, again: str | None) -> None:
-    """Trains, unless this run is there already, and shows how it ended; `again` are the words that asked for it."""
+def _run(spec: "RunSpec", workers: int, resumed: bool) -> None:
+    """Trains, unless this run is there already, and shows how it ended."""
     from mergenet.training import ranks
 
     first = ranks.rank() == 0
-    finished = ranks.from_first(_finished_before(spec, workers, resumed=again is None) if first else None)
+    finished = ranks.from_first(_finished_before(spec, workers, resumed) if first else None)
     if isinstance(finished, str):
         raise InputError(finished)
     if not finished:
@@ -171,7 +180,7 @@ def _run(spec: "RunSpec", workers: int, again: str | None) -> None:
 
         if finished:
             print(f"This run finished before; to train it again, remove {_shown(spec.folder)}", file=sys.stderr)
-        print_result(spec, _shown(spec.folder), again)
+        print_result(spec, _shown(spec.folder), again=None if resumed else shlex.join([*_own_name(), *sys.argv[1:]]))
 
 
 def _finished_before(spec: "RunSpec", workers: int, resumed: bool) -> bool | str:
@@ -186,8 +195,8 @@ def _finished_before(spec: "RunSpec", workers: int, resumed: bool) -> bool | str
         return result is not None and result["status"] == "finished"
     if result is None or result["status"] != "finished":
         return f"{folder} holds this run unfinished: go on with --resume {folder}, or remove it"
-    begun: dict[str, Any] = {key: read_manifest(spec.folder)[key] for key in ("world_size", "threads")}
-    wanted = {"world_size": workers, "threads": spec.threads}
+    begun: dict[str, Any] = {key: read_manifest(spec.folder)[key] for key in ("world_size", "threads", "device")}
+    wanted = {"world_size": workers, "threads": spec.threads, "device": spec.device}
     if begun != wanted:
         return f"{folder} holds this run finished with {begun}, not {wanted}: remove it, or choose other --runs"
     return True
@@ -213,14 +222,14 @@ def _train(spec: "RunSpec", workers: int) -> None:
 
 def _launch() -> Any:
     try:
-        import ray  # noqa: F401
-    except ImportError:
+        from cluster.launch import launch
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
         raise InputError(
             "--workers above 1 needs Ray, which is not installed: pip install 'ray[train]', "
             "or torchrun --nproc-per-node N -m mergenet train ..."
         ) from None
-    from cluster.launch import launch
-
     return launch
 
 
@@ -230,9 +239,11 @@ class FailedRun(click.ClickException):
     exit_code = 1
 
     def __init__(self, spec: "RunSpec", error: Exception) -> None:
+        from mergenet.training import ranks
+
         reason = (str(error).splitlines() or [""])[0]
-        where = f"{_shown(spec.folder)}/result.json has the traceback"
-        super().__init__(f"the run failed: {type(error).__name__}: {reason}; {where}")
+        where = f"; {_shown(spec.folder)}/result.json has the traceback" if ranks.rank() == 0 else ""
+        super().__init__(f"the run failed: {type(error).__name__}: {reason}{where}")
 
 
 class InterruptedRun(click.ClickException):
@@ -241,7 +252,9 @@ class InterruptedRun(click.ClickException):
     exit_code = 130
 
     def __init__(self, spec: "RunSpec") -> None:
-        super().__init__(f"interrupted; go on with: {_own_name()} train --resume {_shown(spec.folder)}")
+        resume = shlex.join([*_own_name(), "train", "--resume", _shown(spec.folder)])
+        begun = (spec.folder / "manifest.json").exists()
+        super().__init__(f"interrupted; go on with: {resume}" if begun else "interrupted before it began")
 
 
 def _shown(folder: Path) -> str:
@@ -249,13 +262,13 @@ def _shown(folder: Path) -> str:
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
-def _own_name() -> str:
+def _own_name() -> list[str]:
     """What to type to run this program again from here."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":
-        return "python -m mergenet"
+        return ["python", "-m", "mergenet"]
     on_path = shutil.which(program.name)
-    return program.name if on_path and Path(on_path).samefile(program) else _shown(program.absolute())
+    return [program.name if on_path and Path(on_path).samefile(program) else _shown(program.absolute())]
 
 
 def _print_plan(spec: "RunSpec", plan: "Plan", workers: int) -> None:

@@ -57,10 +57,15 @@ class Images:
         return (images.to(torch.float32) / 255.0 - mean) / deviation
 
 
+def held_out_size(total: int, share: float) -> int:
+    """How many of `total` samples a `share` of them is."""
+    return round(share * total)
+
+
 def hold_out(split: Split, share: float, digest: str) -> tuple[Split, Split]:
     """`split` without a random `share` of it, and that share; which samples depends on the data's digest alone."""
     order = torch.randperm(len(split), generator=randomness.generator("validation split", digest))
-    held = round(share * len(split))
+    held = held_out_size(len(split), share)
     return split.at(order[held:].sort().values), split.at(order[:held].sort().values)
 
 

@@ -14,7 +14,7 @@ from mergenet.config import InputError, nearest
 
 @dataclass(frozen=True)
 class Port:
-    """A weight that may take part, under the name a person gave.
+    """A weight that may take part, under the `name` a person gave and its dotted `path` without `.weight`.
 
     A Linear weight is (out, in); a Conv2d weight is (out, in * kh * kw).
     """
@@ -58,4 +58,4 @@ def find_port(model: nn.Module, name: str, named: Mapping[str, str]) -> Port:
     weight = parameters[path]
     if weight.dim() < 2:
         raise InputError(f"port '{name}' is a vector of {weight.numel()}: only a matrix or a kernel can take part")
-    return Port(name, path, weight)
+    return Port(name, path.removesuffix(".weight"), weight)

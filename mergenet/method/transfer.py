@@ -6,10 +6,10 @@ that two directions see the same moment. Steps are the target's own, counted fro
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -22,7 +22,11 @@ from mergenet.optimization import AdamW, Cosine, Optimizer, Schedule, Share, set
 
 
 class Source(Protocol):
-    """Where a transfer reads: anything that has a shape and can be read."""
+    """Where a transfer reads: anything that has a path to be known by, a shape, and can be read."""
+
+    @property
+    def path(self) -> str:
+        """The dotted name of what is read, the same whatever a person calls it."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,9 +69,19 @@ class TransferOptions(Options):
     clip: PositiveFloat = 50.0
     enabled: bool = True
 
+    def is_due(self, step: int, steps: int) -> bool:
+        """Whether a transfer comes before the target's `step`, counted from 0, of `steps`."""
+        return step > 0 and step % self.cycle == 0 and self.start <= step / steps < self.stop
+
+    @model_validator(mode="after")
+    def _starts_before_it_stops(self) -> Self:
+        if self.start >= self.stop:
+            raise ValueError(f"start {self.start} is not before stop {self.stop}")
+        return self
+
 
 class NotFinite(ArithmeticError):
-    """What a transfer read or generated is not finite; nothing was written and nothing is pending."""
+    """What a transfer read or generated is not finite; nothing was written."""
 
 
 @dataclass
@@ -93,7 +107,7 @@ class Transfer:
         source: where it reads, of shape (p, q).
         port: the target's weight, of shape (m, n).
         steps: the target's steps in the whole run.
-        seed: the run's seed; with the ports' names it keys the adapter's initial weights and dropout.
+        seed: the run's seed; with the ports' paths it keys the adapter's initial weights and dropout.
 
     Raises:
         InputError: a rank above what a matrix has.
@@ -104,7 +118,7 @@ class Transfer:
         self.source = source
         self.port = port
         self.steps = steps
-        self.key = (seed, options.source.partition(".")[2], options.target.partition(".")[2])
+        self.key = (seed, source.path, port.path)
         self.source_encoder = options.encoding.build(source.shape)
         self.target_encoder = options.encoding.build(port.shape)
         with randomness.seeded("adapter", *self.key):
@@ -118,8 +132,7 @@ class Transfer:
 
     def due(self, step: int) -> bool:
         """Whether a transfer comes before the target's `step`."""
-        share = step / self.steps
-        return step > 0 and step % self.options.cycle == 0 and self.options.start <= share < self.options.stop
+        return self.options.is_due(step, self.steps)
 
     def ends(self, step: int) -> bool:
         """Whether the span of the pending transfer ends with the target's `step`."""
@@ -156,9 +169,7 @@ class Transfer:
         generated = self._generate(pending)
         weight = generated.detach().clone()
         _from_first_rank(weight)
-        self.pending = None
         _check_finite(weight)
-        self.pending = pending
         self.port.write(weight)
         self.figures["written"] = _relative(weight - pending.target, pending.target)
         if self.options.span == "step":

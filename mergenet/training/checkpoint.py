@@ -47,8 +47,13 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("tick-*"))
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose checksum holds, and a line for each newer one that is broken."""
+def recover_newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose checksum holds, and a line for each newer one that is broken.
+
+    Broken ones are renamed `broken-tick-...`, and what a killed process had not finished is removed.
+    """
+    for unfinished in folder.glob(".tick-*"):
+        shutil.rmtree(unfinished)
     broken: list[str] = []
     for path in reversed(checkpoints(folder)):
         problem = _problem(path)
@@ -56,6 +61,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
             return path, broken
         before = "using the one before it" if path != checkpoints(folder)[0] else "and there is none before it"
         broken.append(f"checkpoint {path} is broken ({problem}), {before}")
+        path.rename(path.with_name(f"broken-{path.name}"))
     return None, broken
 
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mergenet.data.images import Images, Stream, hold_out
+from mergenet.data.images import Images, Split, Stream, hold_out
 from mergenet.experiment import Experiment, split_end
 from mergenet.method.ports import Port, find_port
 from mergenet.method.transfer import NotFinite, Transfer, TransferOptions
@@ -20,8 +20,8 @@ from mergenet.training.plan import Plan
 class Edge:
     """A transfer between two learners of the run.
 
-    It stops for good, at the target's step `stopped_at`, when one of them diverges or brings it matrices
-    that are not finite: a broken source does not break its target.
+    It stops for good when one of them diverges, or at the tick `broken_at`, when it meets matrices that are
+    not finite: a broken source does not break its target.
     """
 
     def __init__(self, name: str, transfer: Transfer, source: Learner, target: Learner) -> None:
@@ -30,57 +30,52 @@ class Edge:
         self.source = source
         self.target = target
         self.sums = Sums()
-        self.stopped_at: int | None = None
+        self.broken_at: int | None = None
+
+    def stopped_at(self) -> int | None:
+        """The tick at which it stopped for good; None while it goes on."""
+        ticks = (self.broken_at, self.source.diverged_at, self.target.diverged_at)
+        return min((tick for tick in ticks if tick is not None), default=None)
 
     def due(self, tick: int) -> bool:
         """Whether it reads and writes before the target's step of this tick."""
-        self._stop_if_diverged()
-        return self.stopped_at is None and self.target.steps_on(tick) and self.transfer.due(self.target.done)
+        return self.stopped_at() is None and self.target.steps_on(tick) and self.transfer.due(self.target.done)
 
-    def read(self) -> None:
+    def read(self, tick: int) -> None:
         """Copies both matrices."""
-        with self._stopping_unless_finite():
+        with self._broken_unless_finite(tick):
             self.transfer.read(self.target.done)
 
-    def write(self) -> None:
+    def write(self, tick: int) -> None:
         """Generates and writes the target's weight."""
-        if self.stopped_at is None:
-            with self._stopping_unless_finite():
+        if self.stopped_at() is None:
+            with self._broken_unless_finite(tick):
                 self.transfer.write()
 
     def learn(self, tick: int) -> None:
         """Updates the adapter when its span ended with the step of this tick."""
-        self._stop_if_diverged()
-        if self.stopped_at is None and self.target.steps_on(tick) and self.transfer.ends(self.target.done - 1):
+        if self.stopped_at() is None and self.target.steps_on(tick) and self.transfer.ends(self.target.done - 1):
             self.transfer.learn()
             figures = self.transfer.figures
             self.sums.add({**figures, "count": torch.ones_like(figures["moved"])})
 
-    def _stop_if_diverged(self) -> None:
-        diverged = self.source.diverged_at is not None or self.target.diverged_at is not None
-        if diverged and self.stopped_at is None:
-            self.stopped_at = self.target.done
-
     @contextmanager
-    def _stopping_unless_finite(self) -> Iterator[None]:
+    def _broken_unless_finite(self, tick: int) -> Iterator[None]:
         try:
             yield
         except NotFinite:
-            self.stopped_at = self.target.done
+            self.broken_at = tick
+            self.transfer.pending = None
 
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint between two ticks must hold; every rank must call it."""
-        return {
-            "transfer": self.transfer.state_dict(),
-            "sums": self.sums.settle(),
-            "stopped_at": self.stopped_at,
-        }
+        return {"transfer": self.transfer.state_dict(), "sums": self.sums.settle(), "broken_at": self.broken_at}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
         self.transfer.load_state_dict(state["transfer"])
         self.sums.restore(state["sums"])
-        self.stopped_at = state["stopped_at"]
+        self.broken_at = state["broken_at"]
 
 
 class Graph:
@@ -90,11 +85,11 @@ class Graph:
         self, experiment: Experiment, plan: Plan, data: Mapping[str, Images], seed: int, device: torch.device
     ) -> None:
         self.done = 0
-        streams = _Streams(experiment, plan, data, seed, device)
-        self.learners: dict[str, Learner] = {}
-        for name, options in experiment.learners.items():
-            stream, validation = streams.of(name)
-            self.learners[name] = Learner(name, options, stream, validation, plan.learners[name].steps, seed)
+        streams = _make_streams(experiment, plan, data, seed, device)
+        self.learners = {
+            name: Learner(name, options, *streams[name], plan.learners[name].steps, seed)
+            for name, options in experiment.learners.items()
+        }
         self.edges = {name: self._edge(name, options, seed) for name, options in experiment.enabled_transfers().items()}
 
     def _edge(self, name: str, options: TransferOptions, seed: int) -> Edge:
@@ -109,15 +104,13 @@ class Graph:
 
     def replicated(self) -> dict[str, Tensor]:
         """Everything that must be equal on all ranks, by name."""
-        return dict(self._replicated())
-
-    def _replicated(self) -> Iterator[tuple[str, Tensor]]:
-        for learner in self.learners.values():
-            for name, parameter in learner.model.named_parameters():
-                yield f"{learner.name}.{name}", parameter
-        for edge in self.edges.values():
-            for name, parameter in edge.transfer.adapter.named_parameters():
-                yield f"adapter {edge.name}: {name}", parameter
+        modules: dict[str, nn.Module] = {f"{learner.name}.": learner.model for learner in self.learners.values()}
+        modules |= {f"adapter {edge.name}: ": edge.transfer.adapter for edge in self.edges.values()}
+        return {
+            prefix + name: parameter
+            for prefix, module in modules.items()
+            for name, parameter in module.named_parameters()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint between two ticks must hold; every rank must call it."""
@@ -136,33 +129,20 @@ class Graph:
             edge.load_state_dict(state["transfers"][name])
 
 
-class _Streams:
-    """Streams of batches; learners that see the same batches share one, so each batch is made once."""
-
-    def __init__(
-        self, experiment: Experiment, plan: Plan, data: Mapping[str, Images], seed: int, device: torch.device
-    ) -> None:
-        self._experiment, self._plan, self._data = experiment, plan, data
-        self._seed, self._device = seed, device
-        self._made: dict[Any, tuple[Stream, Any]] = {}
-
-    def of(self, learner: str) -> Any:
-        """The stream of `learner` and its validation split."""
-        options = self._experiment.learners[learner]
+def _make_streams(
+    experiment: Experiment, plan: Plan, data: Mapping[str, Images], seed: int, device: torch.device
+) -> dict[str, tuple[Stream, Split]]:
+    """Learner -> its stream and validation split; learners that see the same batches share one stream."""
+    made: dict[Any, tuple[Stream, Split]] = {}
+    streams = {}
+    for name, options in experiment.learners.items():
         task, size = options.task, options.training.batch_size
         key = (task.data, size, task.augmentation)
-        if key not in self._made:
-            data, digest = self._data[task.data], self._plan.digests[task.data]
-            train, held = hold_out(data.train, self._experiment.evaluation.validation, digest)
-            stream = Stream(
-                data,
-                train.to(self._device),
-                digest,
-                size,
-                task.augmentation,
-                self._seed,
-                ranks.rank(),
-                ranks.world(),
-            )
-            self._made[key] = (stream, held.to(self._device))
-        return self._made[key]
+        if key not in made:
+            images, digest = data[task.data], plan.digests[task.data]
+            train, held = hold_out(images.train, experiment.evaluation.validation, digest)
+            part = (ranks.rank(), ranks.world())
+            stream = Stream(images, train.to(device), digest, size, task.augmentation, seed, *part)
+            made[key] = (stream, held.to(device))
+        streams[name] = made[key]
+    return streams

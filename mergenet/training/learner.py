@@ -113,8 +113,8 @@ class Learner:
         loss = self.module(batch)
         self.optimizer.zero_grad()
         loss.backward()
-        if not self._is_finite():
-            self.diverged_at = self.done
+        if not self._last_gradient_is_finite():
+            self.diverged_at = tick
             return
         self.optimizer.step()
         size = torch.tensor(float(len(batch.labels)), device=loss.device)
@@ -128,7 +128,7 @@ class Learner:
             "forward", self.seed, options.model, options.copy_number, self.done, micro_batch, ranks.rank()
         )
 
-    def _is_finite(self) -> bool:
+    def _last_gradient_is_finite(self) -> bool:
         """Whether the last layer's gradient is: a loss that is not finite on any rank reaches it through the mean."""
         gradient = self._last_parameter.grad
         return gradient is None or bool(torch.isfinite(gradient).all())

@@ -14,9 +14,9 @@ def advance(graph: Graph) -> None:
     learners, edges = graph.learners.values(), graph.edges.values()
     due = [edge for edge in edges if edge.due(tick)]
     for edge in due:
-        edge.read()
+        edge.read(tick)
     for edge in due:
-        edge.write()
+        edge.write(tick)
     for learner in learners:
         learner.step(tick)
     for edge in edges:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mergenet.config import InputError
-from mergenet.data.images import Images
+from mergenet.data.images import Images, held_out_size
 from mergenet.experiment import Experiment, LearnerOptions, cell_keys, run_hash, split_end
 from mergenet.method.ports import Port, find_port
 from mergenet.method.transfer import TransferOptions
@@ -34,6 +34,7 @@ class TransferPlan:
     encoded_source: Size
     encoded_target: Size
     adapter_parameters: int
+    transfers: int
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,19 @@ def make_plan(experiment: Experiment, seed: int, data: Mapping[str, Images], wor
     models = {name: _sketch(name, options, data) for name, options in experiment.learners.items()}
     ports = {end: _find(path, end, experiment, models) for path, end in _ends(experiment)}
     _check_writers(experiment, ports)
-    transfers = {
-        name: _plan_transfer(name, transfer, ports[transfer.source], ports[transfer.target])
-        for name, transfer in experiment.transfers.items()
-    }
     epochs = {name: _steps_per_epoch(name, experiment, data, workers) for name in experiment.learners}
     ticks = epochs[experiment.clock] * experiment.learners[experiment.clock].training.epochs
     steps = {name: -(-ticks // options.training.every) for name, options in experiment.learners.items()}
+    transfers = {
+        name: _plan_transfer(name, transfer, ports, steps[split_end(transfer.target)[0]])
+        for name, transfer in experiment.transfers.items()
+    }
     return Plan(
         ticks=ticks,
         learners={name: LearnerPlan(_count(models[name]), epochs[name], steps[name]) for name in models},
         transfers=transfers,
         digests=digests,
-        cells=cell_keys(experiment, seed, steps, digests),
+        cells=cell_keys(experiment, seed, steps, digests, epochs[experiment.clock]),
         hash=run_hash(experiment, digests),
     )
 
@@ -117,7 +118,8 @@ def _check_writers(experiment: Experiment, ports: Mapping[str, Port]) -> None:
         writers[weight] = name
 
 
-def _plan_transfer(name: str, options: TransferOptions, source: Port, target: Port) -> TransferPlan:
+def _plan_transfer(name: str, options: TransferOptions, ports: Mapping[str, Port], steps: int) -> TransferPlan:
+    source, target = ports[options.source], ports[options.target]
     encoded: list[Size] = []
     for key, port in (("from", source), ("to", target)):
         try:
@@ -126,16 +128,20 @@ def _plan_transfer(name: str, options: TransferOptions, source: Port, target: Po
             raise InputError(f"transfers.{name}.encoding: {error} (`{key}`, port '{port.name}')") from None
     with torch.device("meta"):
         adapter = options.adapter.build(encoded[1], encoded[0])
-    return TransferPlan(source.shape, target.shape, encoded[0], encoded[1], _count(adapter))
+    count = sum(options.is_due(step, steps) for step in range(steps)) if options.enabled else 0
+    return TransferPlan(source.shape, target.shape, encoded[0], encoded[1], _count(adapter), count)
 
 
 def _steps_per_epoch(name: str, experiment: Experiment, data: Mapping[str, Images], workers: int) -> int:
     options = experiment.learners[name]
     size = options.training.batch_size
     total = len(data[options.task.data].train)
-    samples = total - round(experiment.evaluation.validation * total)
+    held = held_out_size(total, experiment.evaluation.validation)
+    samples = total - held
     if size % workers:
         raise InputError(f"learners.{name}.training.batch_size: {size} does not divide by {workers} workers")
+    if experiment.evaluation.weights == "best" and not held:
+        raise InputError("evaluation.weights: 'best' is chosen on a validation split, and it would hold no samples")
     if size > samples:
         raise InputError(f"learners.{name}.training.batch_size: {size} is above the {samples} training samples")
     return samples // size

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from mergenet.config import InputError
+
 
 class ReplicaDrift(RuntimeError):
     """Ranks that should hold equal weights do not."""
@@ -36,7 +38,10 @@ def own_device(kind: str) -> torch.device:
     """The device of this process: the CPU, or the GPU of its number on this machine."""
     if kind != "cuda":
         return torch.device(kind)
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise InputError(f"this machine has {there} GPUs, and each of at least {number + 1} processes needs one")
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 
@@ -70,6 +75,27 @@ def from_first(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+@contextmanager
+def agreeing() -> Iterator[None]:
+    """What is refused inside on one rank is refused on all: none is left waiting for one that has gone.
+
+    Raises:
+        InputError: the first rank's that was refused.
+    """
+    problem = None
+    try:
+        yield
+    except InputError as error:
+        problem = str(error)
+    problems: list[str | None] = [problem]
+    if world() > 1:
+        problems = [None] * world()
+        dist.all_gather_object(problems, problem)
+    for refused in problems:
+        if refused is not None:
+            raise InputError(refused)
 
 
 def wait_for_all() -> None:

@@ -35,9 +35,12 @@ class Record:
     """The record of one run, open for writing; another process that opens it is refused."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(folder)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
         self.folder = folder
-        self._lock = _lock(folder)
 
     @property
     def checkpoints(self) -> Path:
@@ -60,7 +63,7 @@ class Record:
         """Cuts the metrics back to those of the first `tick` ticks and forgets how the run ended."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _tick_of(line) <= tick]
+            kept = [line for line in path.read_text().splitlines() if _belongs_before(line, tick)]
             _replace(path, "".join(f"{line}\n" for line in kept))
         (self.folder / "result.json").unlink(missing_ok=True)
 
@@ -103,12 +106,13 @@ def _lock(folder: Path) -> IO[str]:
     return file
 
 
-def _tick_of(line: str) -> float:
-    """The tick of a line of metrics; a line cut short when its process died counts as of the future."""
+def _belongs_before(line: str, tick: int) -> bool:
+    """Whether a line of metrics is of the first `tick` ticks; not of the final test, and not cut short by a death."""
     try:
-        return int(json.loads(line)["tick"])
+        values = json.loads(line)
+        return bool(values["tick"] <= tick and values["split"] != "test")
     except (json.JSONDecodeError, KeyError):
-        return float("inf")
+        return False
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -155,7 +159,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / "manifest.json"
     manifest = read_json(path)
-    missing = {"hash", "seed", "data", "world_size", "threads"} - manifest.keys()
+    missing = {"hash", "seed", "data", "world_size", "threads", "device"} - manifest.keys()
     if missing:
         raise InputError(f"{path}: broken: {', '.join(sorted(missing))} is missing")
     return manifest
@@ -170,8 +174,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 # --- surroundings ------------------------------------------------------------------------------------------------
 
 
-def surroundings(device: torch.device, threads: int, workers: int) -> dict[str, Any]:
-    """Versions, commit and hardware a run's figures may depend on."""
+def surroundings(device: str, threads: int, workers: int) -> dict[str, Any]:
+    """Versions, commit and hardware a run's figures may depend on; `device` is cpu or cuda."""
     return {
         "python": platform.python_version(),
         "versions": {package: found for package in PACKAGES if (found := _version(package))},
@@ -179,8 +183,9 @@ def surroundings(device: torch.device, threads: int, workers: int) -> dict[str, 
         "hardware": {
             "machine": platform.machine(),
             "cpus": os.cpu_count(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         },
+        "device": device,
         "threads": threads,
         "world_size": workers,
     }

@@ -68,6 +68,7 @@ class Terminal(Reporter):
 
     @override
     def start(self, ticks: int, done: int) -> None:
+        self.stop()  # a worker that was killed could not say so
         self._ticks, self._from = ticks, done
         self._begin = self._last = time.monotonic()
         if self._console.is_terminal:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergenet.config import InputError, parse
+from mergenet.config import parse
 from mergenet.data import load_data
 from mergenet.data.images import Images, Split
 from mergenet.experiment import Experiment
 from mergenet.training import ranks
-from mergenet.training.checkpoint import load_checkpoint, newest_whole, save_checkpoint
+from mergenet.training.checkpoint import load_checkpoint, recover_newest, save_checkpoint
 from mergenet.training.evaluation import evaluate
 from mergenet.training.graph import Graph
 from mergenet.training.learner import Learner
@@ -90,17 +90,9 @@ def execute(spec: RunSpec, reporter: Reporter) -> None:
 
 
 def _open_record(folder: Path) -> Record | None:
-    """The record, for rank 0; every rank hears when it cannot be opened, so that none waits for the others."""
-    record, problem = None, None
-    if ranks.rank() == 0:
-        try:
-            record = Record(folder)
-        except (InputError, OSError) as error:
-            problem = str(error)
-    problem = ranks.from_first(problem)
-    if problem is not None:
-        raise InputError(problem)
-    return record
+    """The record, for rank 0."""
+    with ranks.agreeing():
+        return Record(folder) if ranks.rank() == 0 else None
 
 
 def unfinished(error: BaseException) -> dict[str, Any]:
@@ -123,8 +115,9 @@ class _Run:
 
     def train(self) -> None:
         spec = self.spec
-        data = data_of(spec.experiment, spec.data)
-        plan = make_plan(spec.experiment, spec.seed, data, ranks.world())
+        with ranks.agreeing():
+            data = data_of(spec.experiment, spec.data)
+            plan = make_plan(spec.experiment, spec.seed, data, ranks.world())
         graph = Graph(spec.experiment, plan, data, spec.seed, self.device)
         self._describe(plan, graph)
         self._resume(graph)
@@ -143,7 +136,7 @@ class _Run:
         if done <= GUARDED_FIRST or done % GUARD_EVERY == 0:
             ranks.check_replicas(graph.replicated())
         per_epoch = plan.learners[experiment.clock].steps_per_epoch
-        if done % (per_epoch * experiment.evaluation.every) == 0:
+        if done % (per_epoch * experiment.evaluation.every) == 0 or done == plan.ticks:
             self._validate(graph, epoch=done // per_epoch)
         if done % experiment.checkpoint.every == 0 or done == plan.ticks:
             self._save(graph)
@@ -156,7 +149,7 @@ class _Run:
             sums = learner.sums.take()
             if sums:
                 self._log(graph, name, epoch, "train", {"loss": sums["loss"] / sums["count"]})
-            metrics = _measured(learner, learner.validation)
+            metrics = _measured(learner, learner.validation, graph.done)
             if metrics is not None:
                 if self.spec.experiment.evaluation.weights == "best":
                     learner.keep_if_best(metrics, graph.done)
@@ -176,7 +169,7 @@ class _Run:
 
     def _save(self, graph: Graph) -> None:
         ranks.check_replicas(graph.replicated())
-        state = {**graph.state_dict(), "world": ranks.world(), "seconds": self._seconds()}
+        state = {**graph.state_dict(), "seconds": self._seconds()}
         if self.record is not None:
             save_checkpoint(self.record.checkpoints, graph.done, state)
 
@@ -202,7 +195,7 @@ class _Run:
                 for name, learner in graph.learners.items()
             },
             "resumed": [],
-            **surroundings(self.device, spec.threads, ranks.world()),
+            **surroundings(spec.device, spec.threads, ranks.world()),
         }
         self.record.describe(spec.experiment, manifest)
 
@@ -210,26 +203,24 @@ class _Run:
         """Takes up the newest whole checkpoint, the same on every rank."""
         found = None
         if self.record is not None:
-            found, broken = newest_whole(self.record.checkpoints)
+            found, broken = recover_newest(self.record.checkpoints)
             for line in broken:
                 self.reporter.say(line)
         found = ranks.from_first(found)
         if found is not None:
-            state = load_checkpoint(found)
-            if state["world"] != ranks.world():
-                raise InputError(f"{found}: of {state['world']} workers, not {ranks.world()}: go on with as many")
+            with ranks.agreeing():
+                state = load_checkpoint(found)
             graph.load_state_dict(state)
             self.seconds_before = state["seconds"]
             self.reporter.say(f"going on from tick {graph.done}")
         if self.record is not None:
             self.record.go_on_from(graph.done)
             if found is not None:
-                here = surroundings(self.device, self.spec.threads, ranks.world())
+                here = surroundings(self.spec.device, self.spec.threads, ranks.world())
                 self.record.note_resume(graph.done, here)
 
     def _finish(self, graph: Graph, plan: Plan, data: Mapping[str, Images]) -> None:
         """The only read of the test split, and the result."""
-        clock = self.spec.experiment.clock
         learners: dict[str, dict[str, Any]] = {}
         for name, learner in graph.learners.items():
             figures: dict[str, Any] = {}
@@ -238,33 +229,35 @@ class _Run:
                 figures["best_tick"] = learner.best["tick"]
             test_split = data[learner.options.task.data].test.to(self.device)
             for split, samples in (("validation", learner.validation), ("test", test_split)):
-                metrics = _measured(learner, samples)
+                metrics = _measured(learner, samples, graph.done)
                 if metrics is not None:
                     figures[split] = metrics
-            if "test" in figures:
-                self._log(graph, name, self.spec.experiment.learners[clock].training.epochs, "test", figures["test"])
             learners[name] = {"steps": learner.done, "diverged_at": learner.diverged_at, **figures}
         transfers = {
-            name: {"updates": edge.transfer.updates, "stopped_at": edge.stopped_at}
+            name: {"updates": edge.transfer.updates, "stopped_at": edge.stopped_at()}
             for name, edge in graph.edges.items()
         }
+        epochs = self.spec.experiment.learners[self.spec.experiment.clock].training.epochs
+        for name, ended in learners.items():
+            self._log(graph, name, epochs, "test", ended.get("test", {}))
         if self.record is not None:
             ending = {"status": "finished", "ticks": plan.ticks, "seconds": self._seconds()}
             self.record.finish({**ending, "learners": learners, "transfers": transfers})
         ranks.wait_for_all()
 
 
-def _measured(learner: Learner, split: Split) -> dict[str, float] | None:
-    """The metrics of a learner that has not diverged on a split that is not empty.
+def _measured(learner: Learner, split: Split, tick: int) -> dict[str, float] | None:
+    """The metrics of a learner on a split, where both are fit to be measured.
 
-    One whose metrics are not finite has diverged in its last step: no later gradient was there to tell.
+    A learner whose metrics are not finite has diverged in its last step, and is marked so: no later
+    gradient was there to tell.
     """
     if learner.diverged_at is not None or not len(split):
         return None
     metrics = evaluate(learner, split)
     if all(math.isfinite(value) for value in metrics.values()):
         return metrics
-    learner.diverged_at = learner.done
+    learner.diverged_at = tick
     return None
 
 
