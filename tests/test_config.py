@@ -1,7 +1,6 @@
 """Options: strict, changed by merging plain maps, named by a hash that survives new fields."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +8,6 @@ import pytest
 
 from mergenet.config import (
     Choice,
-    InputError,
     Listed,
     Neutral,
     Options,
@@ -25,6 +23,7 @@ from mergenet.config import (
 from mergenet.experiment import Experiment, load_experiment, recipes
 from mergenet.method.transfer import TransferOptions
 from mergenet.optimization import AdamW, Optimizer, Sgd
+from tests.refused import refusal
 
 
 class Inner(Options):
@@ -40,15 +39,6 @@ class Outer(Options):
     inner: Inner = Inner(width=9.0)
     named: dict[str, Inner] = {}
     optimizer: Optimizer = AdamW(lr=1e-4)
-
-
-def message(call: Callable[[], Any]) -> str:
-    """What the refused call says, which is always exactly one line."""
-    with pytest.raises(InputError) as caught:
-        call()
-    text = str(caught.value)
-    assert text.strip() and len(text.splitlines()) == 1
-    return text
 
 
 # --- strictness --------------------------------------------------------------------------------------------------
@@ -83,15 +73,15 @@ REFUSED: list[Any] = [
 
 @pytest.mark.parametrize(("values", "start"), REFUSED)
 def test_what_does_not_fit_is_refused_in_one_line_by_its_path(values: Any, start: str) -> None:
-    assert message(lambda: parse(Outer, values)).startswith(start)
+    assert refusal(lambda: parse(Outer, values)).startswith(start)
 
 
 def test_an_absent_field_is_named_as_missing() -> None:
-    assert message(lambda: parse(TransferOptions, {"from": "a.b"})) == "to: is missing"
+    assert refusal(lambda: parse(TransferOptions, {"from": "a.b"})) == "to: is missing"
 
 
 def test_an_alias_replaces_the_field_name_in_files_and_errors() -> None:
-    refused = message(lambda: parse(TransferOptions, {"from": "a.b", "to": "c.d", "source": "a.b"}))
+    refused = refusal(lambda: parse(TransferOptions, {"from": "a.b", "to": "c.d", "source": "a.b"}))
     assert refused.startswith("source: unknown key; ") and "from" in refused
 
 
@@ -141,27 +131,27 @@ def test_yaml_is_of_version_1_2(text: str, value: Any) -> None:
     ],
 )
 def test_broken_yaml_is_refused_in_one_line_that_names_the_file(text: str) -> None:
-    assert message(lambda: read_yaml(text, "file.yaml")).startswith("file.yaml")
+    assert refusal(lambda: read_yaml(text, "file.yaml")).startswith("file.yaml")
 
 
 def test_a_key_given_twice_is_refused_with_its_line() -> None:
-    assert message(lambda: read_yaml("a: 1\nb: 1\na: 2\n", "file.yaml")).startswith("file.yaml line 3: ")
+    assert refusal(lambda: read_yaml("a: 1\nb: 1\na: 2\n", "file.yaml")).startswith("file.yaml line 3: ")
 
 
 @pytest.mark.parametrize("text", ["a: 2020-99-99", "a: !!int x", "a: !!bool x", "a: " + "[" * 2000])
 def test_yaml_values_that_cannot_be_made_are_refused_too(text: str) -> None:
-    assert message(lambda: read_yaml(text, "file.yaml")).startswith("file.yaml")
+    assert refusal(lambda: read_yaml(text, "file.yaml")).startswith("file.yaml")
 
 
 @pytest.mark.parametrize("content", [b"", b"- 1\n", b"word", b"\xff\xfe\x00"])
 def test_a_file_without_a_map_is_refused_by_its_path(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file.yaml"
     path.write_bytes(content)
-    assert message(lambda: read_file(path)).startswith(str(path))
+    assert refusal(lambda: read_file(path)).startswith(str(path))
 
 
 def test_a_missing_file_is_refused_by_its_path(tmp_path: Path) -> None:
-    assert message(lambda: read_file(tmp_path / "none.yaml")).startswith(f"{tmp_path / 'none.yaml'}: cannot be read")
+    assert refusal(lambda: read_file(tmp_path / "none.yaml")).startswith(f"{tmp_path / 'none.yaml'}: cannot be read")
 
 
 # --- overrides ---------------------------------------------------------------------------------------------------
@@ -183,7 +173,7 @@ def test_an_override_is_a_nested_map(text: str, values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("text", ["a", "", "=", "=1", "a.=1", ".a=1", "a..b=1", "a={", "a={x: 1, x: 2}", "a=b: c: d"])
 def test_a_bad_override_is_quoted_in_one_line(text: str) -> None:
-    assert message(lambda: read_override(text)).startswith(f"override '{text}'")
+    assert refusal(lambda: read_override(text)).startswith(f"override '{text}'")
 
 
 def test_an_override_changes_one_value_and_keeps_its_neighbours() -> None:

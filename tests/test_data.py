@@ -13,19 +13,10 @@ from PIL import Image
 from pyarrow import parquet
 from torch import Tensor
 
-from mergenet.config import InputError
 from mergenet.data import cifar100, load_data
 from mergenet.data import digits as digits_module
 from mergenet.data.images import Augmentation, Images, Split, Stream, hold_out
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    text = str(caught.value)
-    assert len(text.splitlines()) == 1
-    return text
-
+from tests.refused import refusal
 
 # --- digits ------------------------------------------------------------------------------------------------------
 

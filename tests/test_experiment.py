@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from mergenet.config import InputError, parse
+from mergenet.config import parse
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment, cell_keys, load_experiment, recipes, run_hash
 from mergenet.training.plan import Plan, make_plan
+from tests.refused import refusal
 
 Make = Callable[..., Experiment]
 
@@ -20,14 +21,6 @@ DATA = {"digits": "digest of the digits", "cifar100": "digest of cifar100"}
 
 def keys(experiment: Experiment, seed: int = 0, data: Mapping[str, str] = DATA, steps: int = 10) -> dict[str, str]:
     return cell_keys(experiment, seed, {name: steps for name in experiment.learners}, data, ticks_per_epoch=10)
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    text = str(caught.value)
-    assert len(text.splitlines()) == 1
-    return text
 
 
 def to(path: str, value: Any) -> dict[str, Any]:
