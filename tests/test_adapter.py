@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from mergenet.config import InputError, parse
-from mergenet.method.adapter import COMBINATIONS, Attention, Combination, Lpka, LpkaAdapter
+from mergenet.method.adapter import COMBINATIONS, Attention, Combination, Lpka, LpkaAdapter, Mlp
 
 X, Y = (5, 7), (6, 9)
 
@@ -143,3 +144,23 @@ def test_width_bounds_the_parameters() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], line: str) -> None:
     with pytest.raises(InputError, match=line):
         parse(Lpka, options)
+
+
+# --- the baseline ------------------------------------------------------------------------------------------------
+
+
+def test_mlp_is_two_perceptrons_written_out() -> None:
+    torch.manual_seed(0)
+    adapter = Mlp(hidden=4).build(X, Y)
+    x, y = draw()
+    rows, columns = adapter.along_rows, adapter.along_columns
+    first = functional.leaky_relu(y @ rows[0].weight.T + rows[0].bias, 0.1) @ rows[2].weight.T + rows[2].bias
+    second = functional.leaky_relu(columns[0].weight @ first + columns[0].bias[:, None], 0.1)
+    torch.testing.assert_close(adapter(x, y), columns[2].weight @ second + columns[2].bias[:, None])
+
+
+def test_mlp_overwrites_whatever_the_target_was() -> None:
+    adapter = Mlp(hidden=4).build(X, Y)
+    x, y = draw()
+    assert torch.equal(adapter(x, y), adapter(torch.zeros(X), y))
+    assert tuple(adapter(x, y).shape) == X

@@ -1,4 +1,4 @@
-"""Low-rank parametric knowledge adapter (LPKA): the target's matrix attends to the source's.
+"""Adapters: the low-rank parametric knowledge adapter (LPKA), where the target attends to the source, and a baseline.
 
 Shape legend: X (m, n) the target's encoded matrix, Y (p, q) the source's, a and b numbers of tokens.
 A matrix is read as a set of tokens twice: its rows, and its columns. No positions: a permutation of the
@@ -195,4 +195,38 @@ class Lpka(Options):
         return LpkaAdapter(x, y, self)
 
 
-Adapter = Annotated[Lpka, Choice(lpka=Lpka)]
+class MlpAdapter(nn.Module):
+    """Two perceptrons in turn, one along the source's rows and one along its columns; the target is overwritten.
+
+    The paper's baseline (Eq. 2): the target's own matrix does not enter.
+    """
+
+    def __init__(self, x: Size, y: Size, hidden: int) -> None:
+        super().__init__()
+        self.along_rows = _perceptron(y[1], hidden, x[1])
+        self.along_columns = _perceptron(y[0], hidden, x[0])
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The generated matrix (m, n) for Y (p, q): rows to n, then columns to m."""
+        return self.along_columns(self.along_rows(y).T).T
+
+
+def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    first, last = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
+    for linear in (first, last):
+        nn.init.kaiming_normal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    return nn.Sequential(first, nn.LeakyReLU(0.1), last)
+
+
+class Mlp(Options):
+    """The paper's baseline adapter; `hidden` units as in the authors' hyper_module.py."""
+
+    hidden: PositiveInt = 1024
+
+    def build(self, x: Size, y: Size) -> nn.Module:
+        """An adapter for a target's matrix of size `x` and a source's of size `y`."""
+        return MlpAdapter(x, y, self.hidden)
+
+
+Adapter = Annotated[Lpka | Mlp, Choice(lpka=Lpka, mlp=Mlp)]
