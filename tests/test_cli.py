@@ -12,6 +12,7 @@ import pytest
 from mergenet import cli
 from mergenet.config import as_yaml
 from mergenet.experiment import Experiment
+from mergenet.models import MODELS
 from mergenet.training.record import read_json
 
 Outcome = tuple[int, str, str]
@@ -320,3 +321,28 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "mergenet: trainig: unknown key; nearest is 'training'\n"
     assert not list(tmp_path.iterdir())
+
+
+# --- models ------------------------------------------------------------------------------------------------------
+
+
+def test_models_lists_every_model_with_its_ports(mergenet: Mergenet) -> None:
+    code, out, _ = mergenet("models")
+    assert code == 0
+    assert all(name in out for name in MODELS)
+    assert "classifier, irb1, ..., irb17" in out
+
+
+def test_models_of_a_name_lists_every_port_with_its_shape(mergenet: Mergenet) -> None:
+    code, out, _ = mergenet("models", "mobilenet_v2", "--classes", "1000")
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert ["irb16", "features.16.conv.2", "160", "x", "960"] in lines
+    assert ["classifier", "classifier.1", "1000", "x", "1280"] in lines
+    assert ["features.0.0", "features.0.0", "32", "x", "27"] in lines
+    assert sum("features.16.conv.2" in line for line in lines) == 1
+
+
+def test_an_unknown_model_is_refused_with_the_nearest(mergenet: Mergenet) -> None:
+    code, out, err = mergenet("models", "mobilenet_v3")
+    assert (code, out, err) == (2, "", "mergenet: no model 'mobilenet_v3'; nearest is 'mobilenet_v2'\n")

@@ -1,6 +1,6 @@
-"""What `mergenet train` prints: the plan before a run, the table after it."""
+"""What the commands print: tables, the plan before a run, the figures after it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -26,6 +26,14 @@ def _table(texts: tuple[str, ...], figures: tuple[str, ...]) -> Table:
     for column in figures:
         table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def print_table(texts: tuple[str, ...], figures: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Rows under their columns: texts first, then figures."""
+    table = _table(texts, figures)
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
 
 
 # --- before ------------------------------------------------------------------------------------------------------
