@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ from torch.nn import functional
 
 from mergenet import randomness
 from mergenet.data.images import Images, hold_out
-from mergenet.experiment import Experiment
+from mergenet.experiment import Experiment, load_experiment, recipes
 from mergenet.method.adapter import Lpka
 from mergenet.models import MODELS
+from mergenet.training.graph import Graph
+from mergenet.training.plan import make_plan
+from mergenet.training.run import data_of
 from tests.smooth import SMOOTH
 from tests.test_loop import graph_of, run
 
@@ -187,3 +191,16 @@ def test_one_source_with_two_targets_learned_from_over_the_whole_cycle(
     models = trained({"source": 0, "target": 1, "other": 2}, edges)
     for name, plain in (("source", source), ("target", first), ("other", second)):
         assert_same(models[name], plain)
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_every_recipe_takes_two_ticks_of_real_images(recipe: str, cifar100_small: Path) -> None:
+    """With the recipe's own models, and a transfer before the second tick."""
+    name = next(iter(load_experiment(recipe).transfers))
+    small_steps = ["training.batch_size=8", "training.epochs=1", f"transfers.{name}.cycle=1"]
+    experiment = load_experiment(recipe, small_steps)
+    data = data_of(experiment, {"cifar100": str(cifar100_small)})
+    graph = Graph(experiment, make_plan(experiment, 0, data, 1), data, 0, torch.device("cpu"))
+    run(graph, 2)
+    assert graph.edges[name].transfer.updates == 1
+    assert all(learner.done == 2 for learner in graph.learners.values())
