@@ -131,10 +131,12 @@ def read_file(path: Path) -> dict[str, Any]:
     """The map in a YAML file."""
     try:
         values = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path}: holds no map of options")
+        raise InputError(f"{path}: {'is empty' if values is None else 'holds no map'}; options stand as `key: value`")
     return values
 
 
@@ -241,6 +243,8 @@ def _explain(kind: type[Options], error: ValidationError) -> str:
         return f"{prefix}unknown choice '{context['tag']}'; {nearest(str(context['tag']), words)}"
     if first["type"] == "union_tag_not_found":
         return f"{prefix}a choice is one word or a map with one key, got {first['input']!r}"
+    if first["type"] == "string_pattern_mismatch":
+        return f"{prefix}may hold letters, digits, '_' and '-', got {first['input']!r}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{prefix}{message}"

@@ -11,9 +11,9 @@ import pytest
 
 from mergenet import cli
 from mergenet.config import as_yaml
-from mergenet.experiment import Experiment
+from mergenet.experiment import Experiment, recipes
 from mergenet.models import MODELS
-from mergenet.training.record import read_json
+from mergenet.training.record import Record, read_json
 
 Outcome = tuple[int, str, str]
 Mergenet = Callable[..., Outcome]
@@ -73,7 +73,7 @@ def stamps(folder: Path) -> dict[str, int]:
 
 BAD: list[tuple[str, str]] = [
     ("trian", "No such command 'trian'"),
-    ("train", "train: name a recipe (cifar100-cross-structure, digits-cross-structure)"),
+    ("train", "train: name a recipe (cifar100-both-ways, "),
     ("train digit-cross-structure", "no recipe 'digit-cross-structure'; nearest is 'digits-cross-structure'"),
     ("train none.yaml", "none.yaml: cannot be read"),
     ("train small.yaml training.epocs=1", "training.epocs: unknown key; nearest is 'epochs'"),
@@ -169,8 +169,9 @@ def test_a_dry_run_shows_values_that_read_back_as_the_experiment(mergenet: Merge
 
 
 def test_every_recipe_can_be_looked_at(mergenet: Mergenet, cifar100_small: Path) -> None:
-    for recipe in ("digits-cross-structure", "cifar100-cross-structure"):
-        code, out, _ = mergenet("train", recipe, "--data", f"cifar100={cifar100_small}", "--dry-run")
+    for recipe in recipes():
+        data = ["--data", f"cifar100={cifar100_small}"] if recipe.startswith("cifar100") else []
+        code, out, _ = mergenet("train", recipe, *data, "--dry-run")
         assert code == 0 and recipe in out
 
 
@@ -254,7 +255,7 @@ def test_resume_refuses_a_run_whose_experiment_was_changed(mergenet: Mergenet, t
 
 def test_resume_refuses_another_number_of_workers(mergenet: Mergenet, trained: Path) -> None:
     code, _, err = mergenet("train", "--resume", str(trained), "--device", "cpu", "--workers", "2")
-    assert (code, err) == (2, f"mergenet: --resume {trained}: began with 1 workers; go on with as many\n")
+    assert (code, err) == (2, f"mergenet: --resume {trained}: began with --workers 1; go on with as many\n")
 
 
 @pytest.mark.parametrize(
@@ -346,3 +347,31 @@ def test_models_of_a_name_lists_every_port_with_its_shape(mergenet: Mergenet) ->
 def test_an_unknown_model_is_refused_with_the_nearest(mergenet: Mergenet) -> None:
     code, out, err = mergenet("models", "mobilenet_v3")
     assert (code, out, err) == (2, "", "mergenet: no model 'mobilenet_v3'; nearest is 'mobilenet_v2'\n")
+
+
+# --- a run that is there in another form -------------------------------------------------------------------------
+
+
+def test_a_run_made_with_other_threads_says_with_which(mergenet: Mergenet, trained: Path) -> None:
+    code, _, err = mergenet(*SMALL_RUN, "--threads", "2")
+    assert code == 2
+    assert f"{trained} holds this run finished with --threads 1, and this asks for 2: add --threads 1 to see it" in err
+
+
+def test_a_run_that_another_process_writes_is_not_called_unfinished(mergenet: Mergenet, trained: Path) -> None:
+    (trained / "result.json").unlink()
+    record = Record(trained)
+    code, _, err = mergenet(*SMALL_RUN)
+    record.close()
+    assert (code, err) == (2, f"mergenet: {trained}: another process is writing this run\n")
+
+
+def test_data_that_the_experiment_does_not_read_is_refused(mergenet: Mergenet) -> None:
+    code, _, err = mergenet(*SMALL_RUN, "--data", "cifar100=somewhere")
+    assert (code, err) == (2, "mergenet: --data cifar100: this experiment reads digits and not cifar100\n")
+
+
+def test_a_transfer_that_never_took_place_says_so(mergenet: Mergenet) -> None:
+    code, out, _ = mergenet(*SMALL_RUN, "transfers.main.cycle=1000")
+    assert code == 0
+    assert "never" in out

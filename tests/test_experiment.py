@@ -155,6 +155,7 @@ PLAN_REFUSED: list[tuple[dict[str, Any], str]] = [
         to("transfers.two", {"from": "source.classifier", "to": "target.features.16.conv.2"}),
         "transfers.two.to: 'main' writes to target.features.16.conv.2 already",
     ),
+    (to("transfers.main.to", "source.fc"), "transfers.main.to: source.fc is what it reads; name another port"),
     (to("evaluation", {"weights": "best", "validation": 0.0}), "evaluation.weights: 'best' is chosen on a validation"),
     (to("evaluation", {"weights": "best", "validation": 1e-4}), "evaluation.weights: 'best' is chosen on a validation"),
     (to("transfers.main.to", "target.irb18"), "transfers.main.to: mobilenet_v2-narrow: no port 'irb18'"),
@@ -163,7 +164,10 @@ PLAN_REFUSED: list[tuple[dict[str, Any], str]] = [
     (to("transfers.main.encoding.svd.rank", 11), "transfers.main.encoding: rank 11 is above 10"),
     (to("learners.target.model", "mobilenet"), "learners.target.model: no model 'mobilenet'; nearest is"),
     (to("training.batch_size", 5000), "learners.source.training.batch_size: 5000 is above the 1294 training samples"),
-    (to("learners.target.training.batch_size", 255), "learners.target.training.batch_size: 255 does not divide by 2"),
+    (
+        to("learners.target.training.batch_size", 255),
+        "learners.target.training.batch_size: 255 does not divide by 2 workers, 254 does",
+    ),
 ]
 
 

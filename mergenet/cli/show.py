@@ -98,14 +98,15 @@ def print_result(spec: RunSpec, folder: str, again: str | None) -> None:
 
 
 def taught_by(experiment: Experiment, learner: str, endings: Mapping[str, Any]) -> str:
-    """The transfers into a learner, and which stopped early; `off` where there are only disabled ones."""
+    """The transfers into a learner, which never took place or stopped; `off` where there are only disabled ones."""
     into = {name: t for name, t in experiment.transfers.items() if split_end(t.target)[0] == learner}
     arrows = []
     for name, transfer in into.items():
         if transfer.enabled:
-            stopped = endings[name]["stopped_at"]
-            until = "" if stopped is None else f", until tick {stopped}"
-            arrows.append(f"{transfer.source} -> {split_end(transfer.target)[1]}{until}")
+            updates, stopped = endings[name]["updates"], endings[name]["stopped_at"]
+            note = "" if updates else ", never"
+            note += "" if stopped is None else f", stopped at tick {stopped}"
+            arrows.append(f"{transfer.source} -> {split_end(transfer.target)[1]}{note}")
     return "\n".join(arrows) or ("off" if into else "-")
 
 
@@ -118,10 +119,10 @@ def _figures(figures: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _next_steps(spec: RunSpec, again: str) -> str:
     steps = [("another seed", f"{again} --seed {spec.seed + 1}")]
-    for transfer in spec.experiment.enabled_transfers():
-        path = f"transfers.{transfer}"
+    for name, transfer in spec.experiment.enabled_transfers().items():
+        path = f"transfers.{name}"
         steps.append(("the paper's own adapter", f"{again} {path}.adapter.lpka.form=paper"))
-        steps.append(("rarer transfers", f"{again} {path}.cycle=16"))
+        steps.append(("rarer transfers", f"{again} {path}.cycle={4 * transfer.cycle}"))
         break
     steps.append(("all there is to change", f"{again} --dry-run"))
     return "\n".join(f"  {what:<24} {command}" for what, command in steps)

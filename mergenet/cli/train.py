@@ -153,7 +153,7 @@ def _resumed(folder: Path, paths: dict[str, str], device: str, workers: int) -> 
     if plan.hash != manifest["hash"]:
         raise InputError(f"--resume {folder}: experiment, data or numerics differ from those the run began with")
     if workers != manifest["world_size"]:
-        raise InputError(f"--resume {folder}: began with {manifest['world_size']} workers; go on with as many")
+        raise InputError(f"--resume {folder}: began with --workers {manifest['world_size']}; go on with as many")
     spec = RunSpec(experiment, manifest["seed"], _absolute(paths), folder.absolute(), device, manifest["threads"])
     return spec, plan
 
@@ -185,7 +185,7 @@ def _run(spec: "RunSpec", workers: int, resumed: bool) -> None:
 
 def _finished_before(spec: "RunSpec", workers: int, resumed: bool) -> bool | str:
     """Whether the run's folder holds this very run, finished; a line where it holds what must not be touched."""
-    from mergenet.training.record import read_manifest, read_result
+    from mergenet.training.record import is_being_written, read_manifest, read_result
 
     folder = _shown(spec.folder)
     if not (spec.folder / "manifest.json").exists():
@@ -193,12 +193,22 @@ def _finished_before(spec: "RunSpec", workers: int, resumed: bool) -> bool | str
     result = read_result(spec.folder)
     if resumed:
         return result is not None and result["status"] == "finished"
+    if is_being_written(spec.folder):
+        return f"{folder}: another process is writing this run"
     if result is None or result["status"] != "finished":
         return f"{folder} holds this run unfinished: go on with --resume {folder}, or remove it"
-    begun: dict[str, Any] = {key: read_manifest(spec.folder)[key] for key in ("world_size", "threads", "device")}
-    wanted = {"world_size": workers, "threads": spec.threads, "device": spec.device}
-    if begun != wanted:
-        return f"{folder} holds this run finished with {begun}, not {wanted}: remove it, or choose other --runs"
+    begun = read_manifest(spec.folder)
+    wanted = {
+        "world_size": ("--workers", workers),
+        "threads": ("--threads", spec.threads),
+        "device": ("--device", spec.device),
+    }
+    for key, (option, value) in wanted.items():
+        if begun[key] != value:
+            return (
+                f"{folder} holds this run finished with {option} {begun[key]}, and this asks for {value}: "
+                f"add {option} {begun[key]} to see it, or choose other --runs"
+            )
     return True
 
 
@@ -264,7 +274,11 @@ def _shown(folder: Path) -> str:
 
 def _own_name() -> list[str]:
     """What to type to run this program again from here."""
+    from mergenet.training import ranks
+
     program = Path(sys.argv[0])
+    if ranks.launched_by_torchrun():
+        return ["torchrun", "--nproc-per-node", str(ranks.world()), "-m", "mergenet"]
     if program.name == "__main__.py":
         return ["python", "-m", "mergenet"]
     on_path = shutil.which(program.name)

@@ -63,11 +63,12 @@ def _read_part(file: Path) -> tuple[Tensor, Tensor]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(file, columns=list(COLUMNS))
+        there = parquet.read_schema(file).names
+        table = parquet.read_table(file, columns=[column for column in COLUMNS if column in there])
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"data cifar100: {file} cannot be read (cut short?): {error}") from None
     if set(table.column_names) != set(COLUMNS):
-        raise InputError(f"data cifar100: {file} needs the columns {' and '.join(COLUMNS)}")
+        raise InputError(f"data cifar100: {file} needs the columns {' and '.join(COLUMNS)}; it has {', '.join(there)}")
     labels = _labels(table.column("fine_label"), file)
     images = [_decode(png, file, row) for row, png in enumerate(table.column("image").to_pylist())]
     return torch.stack(images), labels

@@ -59,7 +59,11 @@ def recover_newest(folder: Path) -> tuple[Path | None, list[str]]:
         problem = _problem(path)
         if problem is None:
             return path, broken
-        before = "using the one before it" if path != checkpoints(folder)[0] else "and there is none before it"
+        before = (
+            "using the one before it"
+            if path != checkpoints(folder)[0]
+            else "and there is none before it: starting from the first tick"
+        )
         broken.append(f"checkpoint {path} is broken ({problem}), {before}")
         path.rename(path.with_name(f"broken-{path.name}"))
     return None, broken

@@ -109,7 +109,11 @@ def _find(path: str, end: str, experiment: Experiment, models: Mapping[str, nn.M
 
 
 def _check_writers(experiment: Experiment, ports: Mapping[str, Port]) -> None:
-    """One writer a weight, whichever of its names was used."""
+    """One writer a weight, and none that reads what it writes, whichever of its names was used."""
+    for name, transfer in experiment.transfers.items():
+        same_learner = split_end(transfer.source)[0] == split_end(transfer.target)[0]
+        if same_learner and ports[transfer.source].path == ports[transfer.target].path:
+            raise InputError(f"transfers.{name}.to: {transfer.target} is what it reads; name another port")
     writers: dict[tuple[str, str], str] = {}
     for name, transfer in experiment.enabled_transfers().items():
         weight = (split_end(transfer.target)[0], ports[transfer.target].path)
@@ -139,7 +143,10 @@ def _steps_per_epoch(name: str, experiment: Experiment, data: Mapping[str, Image
     held = held_out_size(total, experiment.evaluation.validation)
     samples = total - held
     if size % workers:
-        raise InputError(f"learners.{name}.training.batch_size: {size} does not divide by {workers} workers")
+        raise InputError(
+            f"learners.{name}.training.batch_size: {size} does not divide by {workers} workers, "
+            f"{max(size // workers, 1) * workers} does"
+        )
     if experiment.evaluation.weights == "best" and not held:
         raise InputError("evaluation.weights: 'best' is chosen on a validation split, and it would hold no samples")
     if size > samples:

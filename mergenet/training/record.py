@@ -96,8 +96,17 @@ class Record:
         self._lock.close()
 
 
+def is_being_written(folder: Path) -> bool:
+    """Whether a process has this record open for writing now."""
+    try:
+        _lock(folder).close()
+    except InputError:
+        return True
+    return False
+
+
 def _lock(folder: Path) -> IO[str]:
-    file = (folder / ".lock").open("w")
+    file = (folder / ".lock").open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

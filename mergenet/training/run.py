@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergenet.config import parse
+from mergenet.config import InputError, parse
 from mergenet.data import load_data
 from mergenet.data.images import Images, Split
 from mergenet.experiment import Experiment
@@ -62,9 +62,13 @@ def data_of(experiment: Experiment, paths: Mapping[str, str]) -> dict[str, Image
     """The loaded data sets of an experiment.
 
     Raises:
-        InputError: an unknown name, missing or broken files.
+        InputError: an unknown name, one that the experiment does not read, missing or broken files.
     """
-    return load_data({learner.task.data for learner in experiment.learners.values()}, paths)
+    names = {learner.task.data for learner in experiment.learners.values()}
+    data = load_data(names, paths)
+    for name in paths.keys() - names:
+        raise InputError(f"--data {name}: this experiment reads {', '.join(sorted(names))} and not {name}")
+    return data
 
 
 def execute(spec: RunSpec, reporter: Reporter) -> None:
@@ -97,9 +101,10 @@ def _open_record(folder: Path) -> Record | None:
 
 def unfinished(error: BaseException) -> dict[str, Any]:
     """The result of a run that `error` ended."""
-    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    if isinstance(error, KeyboardInterrupt):
+        return {"status": "interrupted", "reason": "stopped by Ctrl-C or a request to terminate"}
     reason = f"{type(error).__name__}: {error}"
-    return {"status": status, "reason": reason, "traceback": traceback.format_exc()}
+    return {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
 
 
 class _Run:
