@@ -2,6 +2,7 @@
 
 import sys
 import time
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
@@ -90,8 +91,8 @@ class Terminal(Reporter):
         elif time.monotonic() - self._last >= LINE_EVERY_S:
             self._last = time.monotonic()
             rate = (done - self._from) / (self._last - self._begin)
-            left = (self._ticks - done) / rate if rate else float("inf")
-            self.say(f"tick {done} of {self._ticks}, {rate:.1f} ticks/s, {left:.0f} s left")
+            left = timedelta(seconds=round((self._ticks - done) / rate)) if rate else "unknown"
+            self.say(f"tick {done} of {self._ticks}, {rate:.3g} ticks/s, time left {left}")
 
     @override
     def say(self, text: str) -> None:
