@@ -147,10 +147,9 @@ class Transfer:
         """Copies both matrices and adapts the encoders to them.
 
         Raises:
-            NotFinite: a matrix is not, or is too large to find its leading directions.
+            NotFinite: the leading directions of a matrix that is not cannot be found.
         """
         target, source = self.port.read(), self.source.read()
-        _check_finite(target, source)
         try:
             self.target_encoder.refresh(target)
             self.source_encoder.refresh(source)
@@ -169,7 +168,8 @@ class Transfer:
         generated = self._generate(pending)
         weight = generated.detach().clone()
         _from_first_rank(weight)
-        _check_finite(weight)
+        if not bool(torch.isfinite(weight).all()):
+            raise NotFinite("what was generated is not finite")
         self.port.write(weight)
         self.figures["written"] = _relative(weight - pending.target, pending.target)
         if self.options.span == "step":
@@ -263,11 +263,6 @@ def _decay_groups(adapter: nn.Module) -> list[dict[str, Any]]:
 def _relative(change: Tensor, base: Tensor) -> Tensor:
     """The norm of a change in units of the norm of what it changes."""
     return change.norm() / base.norm()
-
-
-def _check_finite(*matrices: Tensor) -> None:
-    if not all(bool(torch.isfinite(matrix).all()) for matrix in matrices):
-        raise NotFinite("a matrix is not finite")
 
 
 def _several_ranks() -> bool:
