@@ -5,7 +5,6 @@ go on from is the run's own newest checkpoint, so Ray's are not used.
 """
 
 import logging
-import shutil
 import tempfile
 import threading
 import time
@@ -34,8 +33,9 @@ def launch(spec: RunSpec, workers: int, reporter: Reporter) -> None:
     Record(spec.folder).close()  # refuses a folder that cannot be written, or that another process writes
     reporter.say(f"starting {workers} workers on Ray")
     try:
-        with session():
-            _fit(spec, workers, reporter)
+        # Ray wants a folder of its own; nothing of ours lies there, the run's checkpoints are in its record.
+        with session(), tempfile.TemporaryDirectory(prefix="mergenet-ray-", ignore_cleanup_errors=True) as storage:
+            _fit(spec, workers, reporter, storage)
     except BaseException as error:
         _record_end(spec, error)
         raise
@@ -49,13 +49,12 @@ def _record_end(spec: RunSpec, error: BaseException) -> None:
     record.close()
 
 
-def _fit(spec: RunSpec, workers: int, reporter: Reporter) -> None:
+def _fit(spec: RunSpec, workers: int, reporter: Reporter, storage: str) -> None:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.queue import Queue
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    storage = tempfile.mkdtemp(prefix="mergenet-ray-")  # nothing of ours lies there: our checkpoints are the run's own
     news = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         _work,
@@ -75,7 +74,6 @@ def _fit(spec: RunSpec, workers: int, reporter: Reporter) -> None:
     except SystemExit:  # what Ray makes of Ctrl-C and of a request to terminate
         raise KeyboardInterrupt from None
     finally:
-        shutil.rmtree(storage, ignore_errors=True)
         news.shutdown()
     _raise_refused(result.return_value)
 

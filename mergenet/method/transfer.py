@@ -4,7 +4,6 @@ Every call stands at an optimizer step boundary. `read` of all transfers comes b
 that two directions see the same moment. Steps are the target's own, counted from 0.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -187,9 +186,8 @@ class Transfer:
         delta = generated.detach() - moved
         parameters = [parameter for parameter in self.adapter.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(generated, parameters, grad_outputs=delta, materialize_grads=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(parameters, _all_from_first_rank(gradients), strict=True):
             parameter.grad = gradient
-        _share_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, self.options.clip)
         multiplier = self.options.schedule.multiplier(self.updates / self.total_updates)
         set_rate(self.optimizer, self.options.optimizer.lr, multiplier)
@@ -275,16 +273,11 @@ def _from_first_rank(tensor: Tensor) -> None:
         dist.broadcast(tensor, src=0)
 
 
-def _share_gradients(parameters: list[nn.Parameter]) -> None:
-    """Rank 0's gradients on every rank, in one message."""
+def _all_from_first_rank(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Rank 0's values on every rank, in one message."""
     if not _several_ranks():
-        return
-    flat = torch.cat([gradient.flatten() for gradient in _gradients(parameters)])
+        return tensors
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
     _from_first_rank(flat)
-    sizes = [parameter.numel() for parameter in parameters]
-    for gradient, part in zip(_gradients(parameters), flat.split(sizes), strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
-def _gradients(parameters: list[nn.Parameter]) -> Iterator[Tensor]:
-    return (parameter.grad for parameter in parameters if parameter.grad is not None)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return tuple(part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True))
