@@ -2,8 +2,24 @@
 
 One run lives in this package. It needs torch and never imports Ray, Optuna or MLflow: where a run
 happens is the business of `cluster`, many runs that of `tune`.
+
+From Python, `load_experiment` gives an experiment and `run` trains it (see `mergenet.api`).
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mergenet.api import Run, load_experiment, read_run, resume, run
 
 __version__ = version("mergenet")
+__all__ = ["Run", "__version__", "load_experiment", "read_run", "resume", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch is imported when it is asked for, so that `mergenet --help` answers at once."""
+    if name not in __all__:
+        raise AttributeError(f"module 'mergenet' has no attribute '{name}'")
+    from mergenet import api
+
+    return getattr(api, name)

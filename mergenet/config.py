@@ -267,7 +267,7 @@ def identity(options: Options) -> Any:
 
 
 def _identity_of(kind: Any, value: Any) -> Any:
-    if isinstance(kind, Choice):
+    if isinstance(kind, Choice) and value is not None:
         return {kind.key_of(value): identity(value)}
     if isinstance(value, Options):
         return identity(value)

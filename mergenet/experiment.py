@@ -5,14 +5,16 @@ the union beside its family (`method.encoding.Encoding`, `tasks.Task`, ...).
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from mergenet.config import (
     InputError,
+    Neutral,
     Options,
     digest,
     identity,
@@ -46,7 +48,12 @@ class Training(Options):
         optimizer: defaults of the authors' CIFAR-100 script.
         schedule: of the learning rate over the learner's own steps.
         every: a learner other than the clock steps on ticks divisible by it.
+        precision: `bf16` runs forward passes under autocast; weights, optimizer and adapters stay fp32.
+        accumulation: parts that a worker cuts its share of a batch into, one forward and backward each,
+            before the one optimizer step; saves memory.
+        clip: the norm the gradient is clipped to, where it is to be.
         channels_last: memory layout of images and kernels; up to three times as fast on CPUs.
+        compile: forward and loss of a training step through `torch.compile`.
     """
 
     epochs: PositiveInt = 200
@@ -54,7 +61,11 @@ class Training(Options):
     optimizer: Optimizer = Sgd()
     schedule: Schedule = Steps()
     every: PositiveInt = 1
+    precision: Annotated[Literal["fp32", "bf16"], Neutral("fp32")] = "fp32"
+    accumulation: Annotated[PositiveInt, Neutral(1)] = 1
+    clip: Annotated[PositiveFloat | None, Neutral(None)] = None
     channels_last: bool = True
+    compile: Annotated[bool, Neutral(False)] = False
 
 
 class LearnerOptions(Options):
@@ -63,14 +74,24 @@ class LearnerOptions(Options):
     Attributes:
         model: name of a model.
         copy_number: written `copy`; tells two learners of one model apart, which otherwise start from equal weights.
-        task: what it is trained to do, on which data.
+        weights: a file, or torchvision's name of weights of this model, to start from.
+        frozen: stays as it is: only the matrices that transfers read are held, there is no forward pass.
+        task: what it is trained to do, on which data; a frozen learner has none.
         training: overrides of the experiment's `training`.
     """
 
     model: str
     copy_number: NonNegativeInt = Field(default=0, alias="copy")
-    task: Task
+    weights: Annotated[str | None, Neutral(None)] = None
+    frozen: Annotated[bool, Neutral(False)] = False
+    task: Task | None = None
     training: Training = Training()
+
+    @property
+    def trained_task(self) -> Task:
+        """The task of a learner that trains."""
+        assert self.task is not None, "a frozen learner has no task"
+        return self.task
 
 
 class Evaluation(Options):
@@ -115,14 +136,14 @@ class Experiment(Options):
     @model_validator(mode="before")
     @classmethod
     def _resolve_training(cls, values: Any) -> Any:
-        """Lays each learner's own `training` over the experiment's."""
+        """Lays the own `training` of each learner that trains over the experiment's."""
         learners = values.get("learners") if isinstance(values, dict) else None
         if not isinstance(learners, dict):
             return values
         defaults = values.get("training", {})
         resolved = {
             name: {**learner, "training": merge(Training, defaults, learner.get("training", {}))}
-            if isinstance(learner, dict)
+            if isinstance(learner, dict) and learner.get("frozen") is not True
             else learner
             for name, learner in learners.items()
         }
@@ -130,12 +151,15 @@ class Experiment(Options):
 
     @model_validator(mode="after")
     def _connects(self) -> Self:
-        if self.clock not in self.learners:
-            raise ValueError(f"clock: no learner '{self.clock}'; {nearest(self.clock, self.learners)}")
+        for name, learner in self.learners.items():
+            _check_trains_or_is_frozen(f"learners.{name}", learner)
+        if self.clock not in self.trained():
+            what = "is frozen" if self.clock in self.learners else "is no learner"
+            raise ValueError(f"clock: '{self.clock}' {what}; {nearest(self.clock, self.trained())}")
         if self.learners[self.clock].training.every != 1:
             raise ValueError(f"learners.{self.clock}.training.every: the clock learner steps on every tick")
         epochs = self.learners[self.clock].training.epochs
-        for name, learner in self.learners.items():
+        for name, learner in self.trained().items():
             if learner.training.epochs != epochs:
                 raise ValueError(
                     f"learners.{name}.training.epochs: those of the clock learner '{self.clock}', {epochs}, "
@@ -144,6 +168,10 @@ class Experiment(Options):
         for name, transfer in self.transfers.items():
             for key, end in (("from", transfer.source), ("to", transfer.target)):
                 self._check_end(f"transfers.{name}.{key}", end)
+            if self.learners[split_end(transfer.target)[0]].frozen:
+                raise ValueError(
+                    f"transfers.{name}.to: '{split_end(transfer.target)[0]}' is frozen; name one that trains"
+                )
         return self
 
     def _check_end(self, path: str, end: str) -> None:
@@ -153,9 +181,26 @@ class Experiment(Options):
         if learner not in self.learners:
             raise ValueError(f"{path}: no learner '{learner}'; {nearest(learner, self.learners)}")
 
+    def trained(self) -> dict[str, LearnerOptions]:
+        """The learners that train."""
+        return {name: learner for name, learner in self.learners.items() if not learner.frozen}
+
     def enabled_transfers(self) -> dict[str, TransferOptions]:
         """The transfers that take place."""
         return {name: transfer for name, transfer in self.transfers.items() if transfer.enabled}
+
+
+def _check_trains_or_is_frozen(path: str, learner: LearnerOptions) -> None:
+    if not learner.frozen:
+        if learner.task is None:
+            raise ValueError(f"{path}.task: is missing")
+        return
+    if learner.weights is None:
+        raise ValueError(f"{path}.weights: a frozen learner is read from a file; name it, {path}.weights=FILE")
+    left_out = {"task": None, "training": Training(), "copy": 0}
+    for field, value in (("task", learner.task), ("training", learner.training), ("copy", learner.copy_number)):
+        if value != left_out[field]:
+            raise ValueError(f"{path}.{field}: a frozen learner is only read by transfers; leave it out")
 
 
 def split_end(end: str) -> tuple[str, str]:
@@ -207,30 +252,56 @@ def _refuse_misspelt(values: Any, change: Any, override: str) -> None:
 # --- identity ----------------------------------------------------------------------------------------------------
 
 
-def run_hash(experiment: Experiment, digests: Mapping[str, str]) -> str:
-    """Names a run: the whole experiment with the digests of its data."""
-    return digest({"numerics": NUMERICS, "experiment": identity(experiment), "data": dict(digests)})
+@dataclass(frozen=True)
+class Contents:
+    """SHA-256 of what an experiment only names.
+
+    Attributes:
+        data: by the name of the data set.
+        weights: of the file that a learner starts from, by the learner.
+        code: of the user's file that builds a learner's model, by the learner.
+    """
+
+    data: Mapping[str, str]
+    weights: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_hash(experiment: Experiment, contents: Contents) -> str:
+    """Names a run: the whole experiment with the contents of what it names."""
+    plain = identity(experiment)
+    plain["learners"] = {name: _described(name, learner, contents) for name, learner in experiment.learners.items()}
+    return digest({"numerics": NUMERICS, "experiment": plain, "data": dict(contents.data)})
+
+
+def _described(name: str, learner: LearnerOptions, contents: Contents) -> dict[str, Any]:
+    """A learner's identity, with the contents of files in place of their paths."""
+    plain: dict[str, Any] = identity(learner)
+    for part, digests in (("weights", contents.weights), ("code", contents.code)):
+        if name in digests:
+            plain[part] = digests[name]
+    return plain
 
 
 def cell_keys(
-    experiment: Experiment, seed: int, steps: Mapping[str, int], digests: Mapping[str, str], ticks_per_epoch: int
+    experiment: Experiment, seed: int, steps: Mapping[str, int], contents: Contents, ticks_per_epoch: int
 ) -> dict[str, str]:
-    """Learner -> hash of everything that can influence what it becomes.
+    """Learner that trains -> hash of everything that can influence what it becomes.
 
     A learner is described by its own options, and by what each enabled transfer into it brings, which
     unfolds its source's description. Two graphs of n learners that differ at all differ within 2n levels.
     Names, paths and whatever cannot reach the learner stay out: an arm has the same key alone and in company.
 
     Args:
-        steps: learner -> its steps in the whole run.
-        digests: data name -> digest.
+        steps: learner that trains -> its steps in the whole run.
+        contents: digests of what the experiment names.
         ticks_per_epoch: of the clock learner.
     """
     evaluation = identity(experiment.evaluation)
     del evaluation["every"]
     if experiment.evaluation.weights == "best":  # when it is looked for decides which is found
         evaluation["ticks"] = ticks_per_epoch * experiment.evaluation.every
-    own = {name: _own_description(learner, steps[name], digests) for name, learner in experiment.learners.items()}
+    own = {name: _own_description(experiment, name, steps, contents) for name in experiment.learners}
 
     @cache
     def describe(name: str, levels: int) -> str:
@@ -245,16 +316,19 @@ def cell_keys(
 
     return {
         name: digest([NUMERICS, seed, evaluation, describe(name, 2 * len(_upstream(experiment, name)))])
-        for name in experiment.learners
+        for name in experiment.trained()
     }
 
 
-def _own_description(learner: LearnerOptions, steps: int, digests: Mapping[str, str]) -> Any:
-    plain = identity(learner)
+def _own_description(experiment: Experiment, name: str, steps: Mapping[str, int], contents: Contents) -> Any:
+    learner = experiment.learners[name]
+    if learner.frozen:
+        return {"frozen": contents.weights[name]}
+    plain = _described(name, learner, contents)
     del plain["training"]["epochs"]  # counts through the steps
     for task in plain["task"].values():
-        task["data"] = digests[task["data"]]
-    return [plain, steps]
+        task["data"] = contents.data[task["data"]]
+    return [plain, steps[name]]
 
 
 def _edge_description(experiment: Experiment, transfer: TransferOptions) -> Any:

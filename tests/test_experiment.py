@@ -9,7 +9,7 @@ import pytest
 
 from mergenet.config import parse
 from mergenet.data.images import Images
-from mergenet.experiment import Experiment, cell_keys, load_experiment, recipes, run_hash
+from mergenet.experiment import Contents, Experiment, cell_keys, load_experiment, recipes, run_hash
 from mergenet.training.plan import Plan, make_plan
 from tests.refused import refusal
 
@@ -20,7 +20,9 @@ DATA = {"digits": "digest of the digits", "cifar100": "digest of cifar100"}
 
 
 def keys(experiment: Experiment, seed: int = 0, data: Mapping[str, str] = DATA, steps: int = 10) -> dict[str, str]:
-    return cell_keys(experiment, seed, {name: steps for name in experiment.learners}, data, ticks_per_epoch=10)
+    return cell_keys(
+        experiment, seed, {name: steps for name in experiment.learners}, Contents(data), ticks_per_epoch=10
+    )
 
 
 def to(path: str, value: Any) -> dict[str, Any]:
@@ -97,7 +99,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (to("learners.source.training.epochs", 3), "learners.source.training.epochs: those of the clock learner 'target'"),
     (to("transfers.main", {"start": 0.5, "stop": 0.5}), "transfers.main: start 0.5 is not before stop 0.5"),
     (to("transfers.two", {"from": "source.fc", "to": "nobody.irb1", "enabled": False}), "transfers.two.to: no learner"),
-    (to("clock", "taget"), "clock: no learner 'taget'; nearest is 'target'"),
+    (to("clock", "taget"), "clock: 'taget' is no learner; nearest is 'target'"),
     (to("learners.target.training.every", 2), "learners.target.training.every: the clock learner steps on every tick"),
     (to("evaluation.validation", 1.0), "evaluation.validation: "),
     (to("name", "../up"), "name: "),
@@ -119,7 +121,7 @@ def test_without_a_target_the_clock_must_be_named() -> None:
         "name": "one",
         "learners": {"only": {"model": "resnet18-narrow", "task": {"classification": {"data": "digits"}}}},
     }
-    assert refusal(lambda: parse(Experiment, one)) == "clock: no learner 'target'; there is only"
+    assert refusal(lambda: parse(Experiment, one)) == "clock: 'target' is no learner; there is only"
     assert parse(Experiment, {**one, "clock": "only"}).clock == "only"
 
 
@@ -147,7 +149,7 @@ def test_the_plan_knows_lengths_and_shapes(small: Make, digits: Images) -> None:
     transfer = plan.transfers["main"]
     assert (transfer.source, transfer.target) == ((10, 128), (56, 336))
     assert (transfer.encoded_source, transfer.encoded_target) == ((4, 128), (4, 336))
-    assert plan.digests == {"digits": digits.digest()}
+    assert plan.contents == Contents({"digits": digits.digest()})
 
 
 PLAN_REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -328,7 +330,9 @@ def test_how_often_the_clock_is_validated_counts_where_the_best_weights_are_kept
     """Two clocks of other batch sizes look at the same source at other ticks."""
     for weights, equal in (("best", False), ("last", True)):
         experiment = small(to("evaluation.weights", weights))
-        one, other = (cell_keys(experiment, 0, {"source": 10, "target": 10}, DATA, ticks) for ticks in (5, 10))
+        one, other = (
+            cell_keys(experiment, 0, {"source": 10, "target": 10}, Contents(DATA), ticks) for ticks in (5, 10)
+        )
         assert (one["source"] == other["source"]) is equal
 
 
@@ -349,7 +353,7 @@ def test_an_override_may_add_a_whole_transfer() -> None:
 
 
 def test_the_hash_of_a_run_counts_everything_but_where_its_data_lie(small: Make) -> None:
-    hashes = [run_hash(small(change), DATA) for change, _ in CHANGES] + [run_hash(small(), DATA)]
+    hashes = [run_hash(small(change), Contents(DATA)) for change, _ in CHANGES] + [run_hash(small(), Contents(DATA))]
     assert len(set(hashes)) == len(hashes)
-    assert run_hash(small(), DATA) != run_hash(small(), {"digits": "other pixels"})
-    assert run_hash(small(), DATA) == run_hash(small(), dict(reversed(DATA.items())))
+    assert run_hash(small(), Contents(DATA)) != run_hash(small(), Contents({"digits": "other pixels"}))
+    assert run_hash(small(), Contents(DATA)) == run_hash(small(), Contents(dict(reversed(DATA.items()))))

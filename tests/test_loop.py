@@ -23,8 +23,8 @@ MakeExperiment = Callable[..., Experiment]
 GOLDEN = Path(__file__).parent / "assets" / "golden_losses.json"
 
 
-def graph_of(experiment: Experiment, data: Images, seed: int = 0) -> Graph:
-    sets = {"digits": data}
+def graph_of(experiment: Experiment, digits: Images, seed: int = 0, **others: Images) -> Graph:
+    sets = {"digits": digits, **others}
     return Graph(experiment, make_plan(experiment, seed, sets, 1), sets, seed, torch.device("cpu"))
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from mergenet.config import InputError, merge, parse
 from mergenet.data.images import Images
-from mergenet.experiment import Experiment, cell_keys, run_hash
+from mergenet.experiment import Contents, Experiment, cell_keys, run_hash
 from mergenet.models import find_model
 from mergenet.training import checkpoint as checkpoint_module
 from mergenet.training import run as run_module
@@ -256,8 +256,8 @@ def test_the_recorded_experiment_is_the_one_that_ran(finished: tuple[Path, Exper
 def test_the_manifest_names_run_cells_data_and_surroundings(finished: tuple[Path, Experiment], digits: Images) -> None:
     folder, experiment = finished
     manifest, digests = read_json(folder / "manifest.json"), {"digits": digits.digest()}
-    assert manifest["hash"] == run_hash(experiment, digests)
-    assert manifest["cells"] == cell_keys(experiment, 0, dict.fromkeys(experiment.learners, 5), digests, 5)
+    assert manifest["hash"] == run_hash(experiment, Contents(digests))
+    assert manifest["cells"] == cell_keys(experiment, 0, dict.fromkeys(experiment.learners, 5), Contents(digests), 5)
     assert manifest["data"] == {"digits": {"digest": digests["digits"], "path": None}}
     assert (manifest["seed"], manifest["threads"], manifest["world_size"]) == (0, 1, 1)
     assert manifest["versions"]["torch"] == version("torch")

@@ -1,84 +1,30 @@
 """Shapes of experiments, each against a loop written by hand for it in plain torch, bit for bit."""
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
-from mergenet import randomness
-from mergenet.data.images import Images, hold_out
+from mergenet.data.images import Images, Split
 from mergenet.experiment import Experiment, load_experiment, recipes
-from mergenet.method.adapter import Lpka
 from mergenet.models import MODELS
 from mergenet.training.graph import Graph
 from mergenet.training.plan import make_plan
 from mergenet.training.run import data_of
+from tests.plain import Manner, Plain, PlainAdapter
 from tests.smooth import SMOOTH
 from tests.test_loop import graph_of, run
 
 MakeExperiment = Callable[..., Experiment]
-STEPS, CYCLE, BATCH = 10, 2, 256
+STEPS, CYCLE = 10, 2
+UPDATES = (STEPS - 1) // CYCLE
 ADAPTER = {"lpka": {"width": 16, "heads": 2, "depth": 1}}
 CLASSIFIER, HIDDEN = "5", "2"  # a linear layer (10, 512) and a 1 x 1 convolution (8, 8)
-
-
-class Plain:
-    """One learner as anyone would write it: SGD with momentum, cosine."""
-
-    def __init__(self, data: Images, copy: int) -> None:
-        torch.manual_seed(randomness.key("weights", 0, "smooth", copy))
-        self.model = SMOOTH.build(10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-        self.data, self.digest = data, data.digest()
-        self.train, _ = hold_out(data.train, 0.1, self.digest)
-
-    def weight(self, name: str) -> Tensor:
-        return self.model.get_parameter(f"{name}.weight")
-
-    def matrix(self, name: str) -> Tensor:
-        return self.weight(name).detach().clone().flatten(1)
-
-    def write(self, name: str, matrix: Tensor) -> None:
-        with torch.no_grad():
-            self.weight(name).copy_(matrix.detach().view_as(self.weight(name)))
-
-    def step(self, step: int) -> None:
-        epoch, position = divmod(step, len(self.train) // BATCH)
-        order = torch.randperm(len(self.train), generator=randomness.generator("order", 0, self.digest, epoch))
-        picked = order[position * BATCH : (position + 1) * BATCH]
-        self.optimizer.param_groups[0]["lr"] = 0.05 * 0.5 * (1 + math.cos(math.pi * step / STEPS))
-        images = self.data.normalise(self.train.images[picked])
-        loss = functional.cross_entropy(self.model(images), self.train.labels[picked])
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-
-
-class PlainAdapter:
-    """An adapter with its AdamW, and the vector-Jacobian product written out."""
-
-    def __init__(self, source: str, target: str, x: tuple[int, int], y: tuple[int, int]) -> None:
-        torch.manual_seed(randomness.key("adapter", 0, source, target))
-        self.module: nn.Module = Lpka(width=16, heads=2, depth=1).build(x, y)
-        parameters = list(self.module.parameters())
-        matrices = {"params": [p for p in parameters if p.dim() > 1]}
-        vectors = {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}
-        self.optimizer = torch.optim.AdamW([matrices, vectors], lr=1e-2, weight_decay=5e-4)
-        self.updates, self.total = 0, (STEPS - 1) // CYCLE
-
-    def learn(self, generated: Tensor, moved: Tensor) -> None:
-        self.optimizer.zero_grad()
-        generated.backward(generated.detach() - moved)
-        nn.utils.clip_grad_norm_(self.module.parameters(), 50.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * self.updates / self.total))
-        self.optimizer.step()
-        self.updates += 1
 
 
 def transfer(source: str, target: str, **change: Any) -> dict[str, Any]:
@@ -93,28 +39,28 @@ def trained(
     """Trains an experiment of smooth networks and gives back its models by learner."""
     monkeypatch.setitem(MODELS, "smooth", SMOOTH)
 
-    def train(copies: dict[str, int], transfers: dict[str, Any]) -> dict[str, nn.Module]:
-        task = {"classification": {"data": "digits"}}
-        learners = {name: {"model": "smooth", "copy": copy, "task": task} for name, copy in copies.items()}
+    def train(learners: dict[str, Any], transfers: dict[str, Any], **data: Images) -> dict[str, nn.Module]:
+        """`learners` by their copies or by their options; `data` besides the digits."""
         change = {
-            "learners": learners,
+            "learners": {
+                name: options if isinstance(options, dict) else smooth(options) for name, options in learners.items()
+            },
             "transfers": {"main": {"enabled": False, "to": "target.2"}, **transfers},
             "training": {"epochs": 2},
         }
-        graph = run(graph_of(small(change), digits), STEPS)
+        graph = run(graph_of(small(change), digits, **data), STEPS)
         return {name: learner.model for name, learner in graph.learners.items()}
 
     return train
 
 
-def assert_same(model: nn.Module, plain: Plain) -> None:
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, plain.model.state_dict()[name]), name
+def smooth(copy: int, data: str = "digits", **training: Any) -> dict[str, Any]:
+    return {"model": "smooth", "copy": copy, "task": {"classification": {"data": data}}, "training": training}
 
 
 def test_cross_structure(trained: Callable[..., dict[str, nn.Module]], digits: Images) -> None:
     source, target = Plain(digits, 0), Plain(digits, 1)
-    adapter = PlainAdapter(CLASSIFIER, HIDDEN, (8, 8), (10, 512))
+    adapter = PlainAdapter(CLASSIFIER, HIDDEN, (8, 8), (10, 512), UPDATES)
     for step in range(STEPS):
         due = step > 0 and step % CYCLE == 0
         if due:
@@ -125,14 +71,14 @@ def test_cross_structure(trained: Callable[..., dict[str, nn.Module]], digits: I
         if due:
             adapter.learn(generated, target.matrix(HIDDEN))
     models = trained({"source": 0, "target": 1}, {"one": transfer("source.classifier", "target.2")})
-    assert_same(models["source"], source)
-    assert_same(models["target"], target)
+    assert source.has_the_weights_of(models["source"])
+    assert target.has_the_weights_of(models["target"])
 
 
 def test_both_ways_from_one_snapshot(trained: Callable[..., dict[str, nn.Module]], digits: Images) -> None:
     source, target = Plain(digits, 0), Plain(digits, 1)
-    there = PlainAdapter(CLASSIFIER, CLASSIFIER, (10, 512), (10, 512))
-    back = PlainAdapter(CLASSIFIER, CLASSIFIER, (10, 512), (10, 512))
+    there = PlainAdapter(CLASSIFIER, CLASSIFIER, (10, 512), (10, 512), UPDATES)
+    back = PlainAdapter(CLASSIFIER, CLASSIFIER, (10, 512), (10, 512), UPDATES)
     for step in range(STEPS):
         due = step > 0 and step % CYCLE == 0
         if due:
@@ -150,13 +96,13 @@ def test_both_ways_from_one_snapshot(trained: Callable[..., dict[str, nn.Module]
         "back": transfer("target.classifier", "source.classifier"),
     }
     models = trained({"source": 0, "target": 1}, both)
-    assert_same(models["source"], source)
-    assert_same(models["target"], target)
+    assert source.has_the_weights_of(models["source"])
+    assert target.has_the_weights_of(models["target"])
 
 
 def test_self_transfer_within_one_model(trained: Callable[..., dict[str, nn.Module]], digits: Images) -> None:
     learner = Plain(digits, 1)
-    adapter = PlainAdapter(CLASSIFIER, HIDDEN, (8, 8), (10, 512))
+    adapter = PlainAdapter(CLASSIFIER, HIDDEN, (8, 8), (10, 512), UPDATES)
     for step in range(STEPS):
         due = step > 0 and step % CYCLE == 0
         if due:
@@ -166,14 +112,14 @@ def test_self_transfer_within_one_model(trained: Callable[..., dict[str, nn.Modu
         if due:
             adapter.learn(generated, learner.matrix(HIDDEN))
     models = trained({"source": 0, "target": 1}, {"inner": transfer("target.classifier", "target.2")})
-    assert_same(models["target"], learner)
+    assert learner.has_the_weights_of(models["target"])
 
 
 def test_one_source_with_two_targets_learned_from_over_the_whole_cycle(
     trained: Callable[..., dict[str, nn.Module]], digits: Images
 ) -> None:
     source, first, second = (Plain(digits, copy) for copy in range(3))
-    adapters = [PlainAdapter(CLASSIFIER, HIDDEN, (8, 8), (10, 512)) for _ in range(2)]
+    adapters = [PlainAdapter(CLASSIFIER, HIDDEN, (8, 8), (10, 512), UPDATES) for _ in range(2)]
     inputs: list[tuple[Tensor, Tensor]] = []
     for step in range(STEPS):
         if step > 0 and step % CYCLE == 0:
@@ -190,7 +136,58 @@ def test_one_source_with_two_targets_learned_from_over_the_whole_cycle(
     }
     models = trained({"source": 0, "target": 1, "other": 2}, edges)
     for name, plain in (("source", source), ("target", first), ("other", second)):
-        assert_same(models[name], plain)
+        assert plain.has_the_weights_of(models[name])
+
+
+def test_learners_with_data_batches_pace_and_cycle_of_their_own(
+    trained: Callable[..., dict[str, nn.Module]], digits: Images, cifar100_small: Path
+) -> None:
+    """The source takes a step of 100 photographs on every third tick; the target is transferred to on every fourth."""
+    photographs = shrunk(data_of(load_experiment("cifar100-self"), {"cifar100": str(cifar100_small)})["cifar100"])
+    slow = Manner(batch_size=100, steps=4)
+    source, target = Plain(photographs, 0, slow), Plain(digits, 1)
+    adapter = PlainAdapter(CLASSIFIER, HIDDEN, (8, 8), (100, 512), updates=2)
+    for step in range(STEPS):
+        due = step > 0 and step % 4 == 0
+        if due:
+            generated = adapter.module(target.matrix(HIDDEN), source.matrix(CLASSIFIER))
+            target.write(HIDDEN, generated)
+        if step % 3 == 0:
+            source.step(step // 3)
+        target.step(step)
+        if due:
+            adapter.learn(generated, target.matrix(HIDDEN))
+    learners = {"source": smooth(0, "cifar100", batch_size=100, every=3), "target": 1}
+    models = trained(learners, {"one": transfer("source.classifier", "target.2", cycle=4)}, cifar100=photographs)
+    assert source.has_the_weights_of(models["source"])
+    assert target.has_the_weights_of(models["target"])
+
+
+def shrunk(images: Images) -> Images:
+    """Every fourth pixel of 32 x 32, so that the network for digits takes them."""
+    train, test = (Split(split.images[:, :, ::4, ::4], split.labels) for split in (images.train, images.test))
+    return replace(images, train=train, test=test)
+
+
+def test_a_frozen_source(trained: Callable[..., dict[str, nn.Module]], digits: Images, tmp_path: Path) -> None:
+    """Its matrix never moves, and nobody of its name trains."""
+    source, target = Plain(digits, 3), Plain(digits, 1)
+    save_file(
+        {name: value.contiguous() for name, value in source.model.state_dict().items()}, tmp_path / "source.safetensors"
+    )
+    adapter = PlainAdapter(CLASSIFIER, HIDDEN, (8, 8), (10, 512), UPDATES)
+    for step in range(STEPS):
+        due = step > 0 and step % CYCLE == 0
+        if due:
+            generated = adapter.module(target.matrix(HIDDEN), source.matrix(CLASSIFIER))
+            target.write(HIDDEN, generated)
+        target.step(step)
+        if due:
+            adapter.learn(generated, target.matrix(HIDDEN))
+    frozen = {"model": "smooth", "frozen": True, "weights": str(tmp_path / "source.safetensors"), "task": None}
+    models = trained({"source": frozen, "target": 1}, {"one": transfer("source.classifier", "target.2")})
+    assert models.keys() == {"target"}
+    assert target.has_the_weights_of(models["target"])
 
 
 @pytest.mark.parametrize("recipe", recipes())

@@ -22,7 +22,7 @@ FORMS = [
 def ports() -> tuple[Port, Port]:
     torch.manual_seed(0)
     source, target = nn.Linear(9, 6), nn.Conv2d(7, 5, 1)
-    return find_port(source, "weight", {}), find_port(target, "weight", {})
+    return find_port({"weight": source.weight}, "weight", {}), find_port({"weight": target.weight}, "weight", {})
 
 
 def make(steps: int = 100, **change: Any) -> Transfer:

@@ -54,7 +54,7 @@ def print_plan(spec: RunSpec, plan: Plan, workers: int, folder: str) -> None:
         for name, transfer in plan.transfers.items():
             transfers.add_row(name, *_transfer_row(spec.experiment, name, transfer))
         console.print(transfers)
-    data = ", ".join(f"{name} {digest[:8]}" for name, digest in plan.digests.items())
+    data = ", ".join(f"{name} {digest[:8]}" for name, digest in plan.contents.data.items())
     console.print(
         f"{plan.ticks} ticks on {workers} x {spec.device}, seed {spec.seed}, data {data}\n"
         f"would be recorded in {folder}",

@@ -7,14 +7,15 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mergenet.config import InputError
 
 if TYPE_CHECKING:
-    from mergenet.training.plan import Plan
+    from mergenet.api import Job
+    from mergenet.experiment import Experiment
     from mergenet.training.run import RunSpec
 
 
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 @click.option("--resume", metavar="RUN", help="Goes on with the run recorded in this folder.")
 @click.option("--threads", type=click.IntRange(min=1), help="torch's threads a process on a CPU.  [default: 1]")
 @click.option(
+    "--mlflow",
+    default="auto",
+    metavar="URI",
+    help="Where the record is mirrored to, or `off`.  [default: SQLite in --runs]",
+)
+@click.option("--allow-code", is_flag=True, help="Lets models named package.module:function run.")
+@click.option(
     "--dry-run", is_flag=True, help="Prints the resolved experiment with ports and shapes, and trains nothing."
 )
 def train(
@@ -41,6 +49,8 @@ def train(
     runs: str,
     resume: str | None,
     threads: int | None,
+    mlflow: str,
+    allow_code: bool,
     dry_run: bool,
 ) -> None:
     """Trains the experiment RECIPE, a recipe's name or a YAML file, with values overridden by their path.
@@ -50,41 +60,39 @@ def train(
     mergenet train digits-cross-structure training.epochs=5 transfers.main.encoding=whole
     mergenet train cifar100-cross-structure --data cifar100=PATH --workers 4
     """
+    from mergenet import api
     from mergenet.training import ranks
 
     if resume is not None:
         _refuse_beside_resume(recipe, seed, threads)
-    device = _resolve_device(device, resume)
+    device = api.resolve_device(_begun_device(device, resume))
     with ranks.process_group(ranks.own_device(device)):
         workers = _resolve_workers(workers, resume)
         paths = _read_paths(data)
         if resume is not None:
-            spec, plan = _resumed(Path(resume), paths, device, workers)
+            job = api.prepare_resume(Path(resume), paths, device, workers, allow_code)
         else:
-            spec, plan = _fresh(recipe, overrides, paths, device, workers, seed or 0, threads or 1, Path(runs))
+            experiment = _load(recipe, overrides)
+            job = api.prepare(experiment, paths, Path(runs), seed or 0, workers, device, threads or 1, allow_code)
         if dry_run:
-            _print_plan(spec, plan, workers)
+            _print_plan(job)
         else:
-            _run(spec, workers, resumed=resume is not None)
+            _run(job, mlflow)
 
 
 # --- what to run -------------------------------------------------------------------------------------------------
 
 
-def _resolve_device(device: str, resume: str | None) -> str:
-    """The device asked for, that of the run to resume, or a GPU where there is one."""
-    import torch
-
+def _begun_device(device: str, resume: str | None) -> str:
+    """The device asked for, or that of the run to resume."""
     from mergenet.training.record import read_manifest
 
-    if resume is not None:
-        begun = read_manifest(Path(resume))["device"]
-        if device not in ("auto", begun):
-            raise InputError(f"--device {device}: the run began on {begun}; leave it out")
-        device = begun
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch finds no GPU here; leave it out or say cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if resume is None:
+        return device
+    begun: str = read_manifest(Path(resume))["device"]
+    if device not in ("auto", begun):
+        raise InputError(f"--device {device}: the run began on {begun}; leave it out")
+    return begun
 
 
 def _resolve_workers(workers: int | None, resume: str | None) -> int:
@@ -118,129 +126,45 @@ def _refuse_beside_resume(recipe: str | None, seed: int | None, threads: int | N
             raise InputError(f"--resume goes on with the recorded run as it is; leave {name} out")
 
 
-def _fresh(
-    recipe: str | None,
-    overrides: tuple[str, ...],
-    paths: dict[str, str],
-    device: str,
-    workers: int,
-    seed: int,
-    threads: int,
-    runs: Path,
-) -> tuple["RunSpec", "Plan"]:
+def _load(recipe: str | None, overrides: tuple[str, ...]) -> "Experiment":
     from mergenet.experiment import load_experiment, recipes
-    from mergenet.training.plan import make_plan
-    from mergenet.training.record import run_folder
-    from mergenet.training.run import RunSpec, data_of
 
     if recipe is None:
         raise InputError(f"train: name a recipe ({', '.join(recipes())}), a YAML file, or --resume RUN")
-    experiment = load_experiment(recipe, overrides)
-    plan = make_plan(experiment, seed, data_of(experiment, paths), workers)
-    folder = run_folder(runs, experiment.name, plan.hash, seed).absolute()
-    return RunSpec(experiment, seed, _absolute(paths), folder, device, threads), plan
-
-
-def _resumed(folder: Path, paths: dict[str, str], device: str, workers: int) -> tuple["RunSpec", "Plan"]:
-    from mergenet.training.plan import make_plan
-    from mergenet.training.record import read_experiment, read_manifest
-    from mergenet.training.run import RunSpec, data_of
-
-    experiment, manifest = read_experiment(folder), read_manifest(folder)
-    recorded = {name: entry["path"] for name, entry in manifest["data"].items() if entry["path"]}
-    paths = {**recorded, **paths}
-    plan = make_plan(experiment, manifest["seed"], data_of(experiment, paths), workers)
-    if plan.hash != manifest["hash"]:
-        raise InputError(f"--resume {folder}: experiment, data or numerics differ from those the run began with")
-    if workers != manifest["world_size"]:
-        raise InputError(f"--resume {folder}: began with --workers {manifest['world_size']}; go on with as many")
-    spec = RunSpec(experiment, manifest["seed"], _absolute(paths), folder.absolute(), device, manifest["threads"])
-    return spec, plan
-
-
-def _absolute(paths: dict[str, str]) -> dict[str, str]:
-    return {name: str(Path(path).absolute()) for name, path in paths.items()}
+    return load_experiment(recipe, overrides)
 
 
 # --- running it --------------------------------------------------------------------------------------------------
 
 
-def _run(spec: "RunSpec", workers: int, resumed: bool) -> None:
+def _run(job: "Job", mlflow: str) -> None:
     """Trains, unless this run is there already, and shows how it ended."""
+    from mergenet import api
     from mergenet.training import ranks
 
-    first = ranks.rank() == 0
-    finished = ranks.from_first(_finished_before(spec, workers, resumed) if first else None)
-    if isinstance(finished, str):
-        raise InputError(finished)
-    if not finished:
-        _train(spec, workers)
-    if first:
-        from mergenet.cli.show import print_result
+    trained = _train(job, mlflow)
+    if ranks.rank() > 0:
+        return
+    from mergenet.cli.show import print_result
 
-        if finished:
-            print(f"This run finished before; to train it again, remove {_shown(spec.folder)}", file=sys.stderr)
-        print_result(spec, _shown(spec.folder), again=None if resumed else shlex.join([*_own_name(), *sys.argv[1:]]))
+    folder = api.shown(job.spec.folder)
+    if not trained:
+        print(f"This run finished before; to train it again, remove {folder}", file=sys.stderr)
+    print_result(job.spec, folder, again=None if job.resumed else shlex.join([*_own_name(), *sys.argv[1:]]))
 
 
-def _finished_before(spec: "RunSpec", workers: int, resumed: bool) -> bool | str:
-    """Whether the run's folder holds this very run, finished; a line where it holds what must not be touched."""
-    from mergenet.training.record import is_being_written, read_manifest, read_result
-
-    folder = _shown(spec.folder)
-    if not (spec.folder / "manifest.json").exists():
-        return False
-    result = read_result(spec.folder)
-    if resumed:
-        return result is not None and result["status"] == "finished"
-    if is_being_written(spec.folder):
-        return f"{folder}: another process is writing this run"
-    if result is None or result["status"] != "finished":
-        return f"{folder} holds this run unfinished: go on with --resume {folder}, or remove it"
-    begun = read_manifest(spec.folder)
-    wanted = {
-        "world_size": ("--workers", workers),
-        "threads": ("--threads", spec.threads),
-        "device": ("--device", spec.device),
-    }
-    for key, (option, value) in wanted.items():
-        if begun[key] != value:
-            return (
-                f"{folder} holds this run finished with {option} {begun[key]}, and this asks for {value}: "
-                f"add {option} {begun[key]} to see it, or choose other --runs"
-            )
-    return True
-
-
-def _train(spec: "RunSpec", workers: int) -> None:
-    from mergenet.training import ranks
+def _train(job: "Job", mlflow: str) -> bool:
+    from mergenet import api
     from mergenet.training.reporter import Terminal
-    from mergenet.training.run import execute
 
     try:
-        if workers > 1 and not ranks.launched_by_torchrun():
-            _launch()(spec, workers, Terminal())
-        else:
-            execute(spec, Terminal())
+        return api.train(job, mlflow, Terminal())
     except InputError:
         raise
     except KeyboardInterrupt:
-        raise InterruptedRun(spec) from None
+        raise InterruptedRun(job.spec) from None
     except Exception as error:
-        raise FailedRun(spec, error) from error
-
-
-def _launch() -> Any:
-    try:
-        from cluster.launch import launch
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise InputError(
-            "--workers above 1 needs Ray, which is not installed: pip install 'ray[train]', "
-            "or torchrun --nproc-per-node N -m mergenet train ..."
-        ) from None
-    return launch
+        raise FailedRun(job.spec, error) from error
 
 
 class FailedRun(click.ClickException):
@@ -249,10 +173,11 @@ class FailedRun(click.ClickException):
     exit_code = 1
 
     def __init__(self, spec: "RunSpec", error: Exception) -> None:
+        from mergenet import api
         from mergenet.training import ranks
 
         reason = (str(error).splitlines() or [""])[0]
-        where = f"; {_shown(spec.folder)}/result.json has the traceback" if ranks.rank() == 0 else ""
+        where = f"; {api.shown(spec.folder)}/result.json has the traceback" if ranks.rank() == 0 else ""
         super().__init__(f"the run failed: {type(error).__name__}: {reason}{where}")
 
 
@@ -262,18 +187,16 @@ class InterruptedRun(click.ClickException):
     exit_code = 130
 
     def __init__(self, spec: "RunSpec") -> None:
-        resume = shlex.join([*_own_name(), "train", "--resume", _shown(spec.folder)])
+        from mergenet import api
+
+        resume = shlex.join([*_own_name(), "train", "--resume", api.shown(spec.folder)])
         begun = (spec.folder / "manifest.json").exists()
         super().__init__(f"interrupted; go on with: {resume}" if begun else "interrupted before it began")
 
 
-def _shown(folder: Path) -> str:
-    """A path as short as it can be written from here."""
-    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
-
-
 def _own_name() -> list[str]:
     """What to type to run this program again from here."""
+    from mergenet import api
     from mergenet.training import ranks
 
     program = Path(sys.argv[0])
@@ -282,12 +205,13 @@ def _own_name() -> list[str]:
     if program.name == "__main__.py":
         return ["python", "-m", "mergenet"]
     on_path = shutil.which(program.name)
-    return [program.name if on_path and Path(on_path).samefile(program) else _shown(program.absolute())]
+    return [program.name if on_path and Path(on_path).samefile(program) else api.shown(program.absolute())]
 
 
-def _print_plan(spec: "RunSpec", plan: "Plan", workers: int) -> None:
+def _print_plan(job: "Job") -> None:
+    from mergenet import api
     from mergenet.cli.show import print_plan
     from mergenet.training import ranks
 
     if ranks.rank() == 0:
-        print_plan(spec, plan, workers, _shown(spec.folder))
+        print_plan(job.spec, job.plan, job.workers, api.shown(job.spec.folder))

@@ -11,6 +11,8 @@ from torch.nn import functional
 from mergenet import randomness
 from mergenet.config import Options
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Split:
@@ -28,7 +30,16 @@ class Split:
 
     def to(self, device: torch.device) -> "Split":
         """The same on `device`."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return Split(self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True))
+
+    def near(self, device: torch.device) -> "Split":
+        """The same on `device` where it fits into half of what is free there; else where copies to it are quick."""
+        if device.type != "cuda":
+            return self.to(device)
+        free, _ = torch.cuda.mem_get_info(device)
+        if self.images.nbytes <= free // 2:
+            return self.to(device)
+        return Split(self.images.pin_memory(), self.labels.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,12 @@ class Batch:
     images: Tensor
     labels: Tensor
 
+    def split(self, parts: int) -> list["Batch"]:
+        """`parts` equal batches in their order."""
+        size = len(self.labels) // parts
+        pairs = zip(self.images.split(size), self.labels.split(size), strict=True)
+        return [Batch(images, labels) for images, labels in pairs]
+
 
 class Stream:
     """Batches of a split, step after step for ever; a step's batch depends on its key alone.
@@ -138,9 +155,10 @@ class Stream:
 
     Args:
         data: what it comes from, for its normalisation.
-        split: the training samples.
+        split: the training samples, wherever they lie.
         digest: the data's; with `seed` it keys order and augmentation.
         batch_size: samples a step over all ranks, divisible by `world`.
+        device: where batches are wanted; augmentation runs there.
     """
 
     def __init__(
@@ -153,9 +171,11 @@ class Stream:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        device: torch.device = CPU,
     ) -> None:
         self.data = data
         self.split = split
+        self.device = device
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.key = (seed, digest)
@@ -179,9 +199,8 @@ class Stream:
         epoch, position = divmod(step, self.steps_per_epoch)
         order, draws = self._of_epoch(epoch)
         indices = order[position * self.batch_size :][share]
-        device = self.split.images.device
-        samples = self.split.at(indices.to(device))
-        images = self.augmentation.apply(samples.images, draws[indices].to(device))
+        samples = self.split.at(indices.to(self.split.labels.device)).to(self.device)
+        images = self.augmentation.apply(samples.images, draws[indices].to(self.device))
         return Batch(self.data.normalise(images), samples.labels)
 
     def _of_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mergenet.config import InputError, nearest
 
@@ -21,7 +21,7 @@ class Port:
 
     name: str
     path: str
-    weight: nn.Parameter
+    weight: Tensor
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -41,21 +41,20 @@ class Port:
             self.weight.copy_(matrix.reshape(self.weight.shape))
 
 
-def find_port(model: nn.Module, name: str, named: Mapping[str, str]) -> Port:
-    """The port `name` of `model`: a name in `named` (name -> dotted parameter), or the dotted parameter itself.
+def find_port(weights: Mapping[str, Tensor], name: str, named: Mapping[str, str]) -> Port:
+    """The port `name` among `weights` (dotted parameter -> weight): a name in `named`, or a dotted parameter itself.
 
-    `.weight` may be left out of a dotted name.
+    `named` leads from names to dotted parameters; `.weight` may be left out of those.
 
     Raises:
         InputError: no such parameter (with the nearest), or one that is no matrix.
     """
-    parameters = dict(model.named_parameters())
     wanted = named.get(name, name)
-    path = wanted if wanted in parameters else f"{wanted}.weight"
-    if path not in parameters:
-        ports = [*named, *(path.removesuffix(".weight") for path, weight in parameters.items() if weight.dim() > 1)]
+    path = wanted if wanted in weights else f"{wanted}.weight"
+    if path not in weights:
+        ports = [*named, *(path.removesuffix(".weight") for path, weight in weights.items() if weight.dim() > 1)]
         raise InputError(f"no port '{name}'; {nearest(name, ports)}")
-    weight = parameters[path]
+    weight = weights[path]
     if weight.dim() < 2:
         raise InputError(f"port '{name}' is a vector of {weight.numel()}: only a matrix or a kernel can take part")
     return Port(name, path.removesuffix(".weight"), weight)

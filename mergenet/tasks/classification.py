@@ -24,14 +24,15 @@ class Classification(Options):
     augmentation: Augmentation = Augmentation()
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy of logits (B, classes): a scalar."""
-        return functional.cross_entropy(outputs, batch.labels)
+        """Mean cross-entropy of logits (B, classes) of any precision: a scalar in fp32."""
+        return functional.cross_entropy(outputs.float(), batch.labels)
 
     def sums(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         """What a batch adds to each metric, as float64 sums over its samples.
 
         Sums of parts add up to the sums of the whole, however the samples were cut over ranks.
         """
+        outputs = outputs.float()
         loss = functional.cross_entropy(outputs, batch.labels, reduction="sum")
         best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
         hits = best == batch.labels.unsqueeze(1)

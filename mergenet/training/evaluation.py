@@ -1,4 +1,4 @@
-"""Measuring a learner on a split: every sample once, never padded, cut over the ranks."""
+"""Measuring a learner on a split: every sample once, never padded, cut over the ranks, in the learner's precision."""
 
 import torch
 
@@ -18,7 +18,9 @@ def evaluate(learner: Learner, split: Split) -> dict[str, float]:
     sums = Sums()
     with torch.inference_mode():
         for start in range(0, max(len(labels), 1), BATCH):
-            part = slice(start, start + BATCH)
-            batch = Batch(learner.stream.data.normalise(images[part]), labels[part])
-            sums.add(learner.options.task.sums(learner.model(batch.images), batch))
-        return learner.options.task.metrics(sums.settle())
+            part = Split(images[start : start + BATCH], labels[start : start + BATCH]).to(learner.stream.device)
+            batch = Batch(learner.stream.data.normalise(part.images), part.labels)
+            with learner.autocast():
+                outputs = learner.model(batch.images)
+            sums.add(learner.task.sums(outputs, batch))
+        return learner.task.metrics(sums.settle())

@@ -13,6 +13,7 @@ from mergenet.method.ports import Port, find_port
 from mergenet.method.transfer import NotFinite, Transfer, TransferOptions
 from mergenet.models import find_model
 from mergenet.training import ranks
+from mergenet.training.frozen import frozen_port
 from mergenet.training.learner import Learner, Sums
 from mergenet.training.plan import Plan
 
@@ -21,10 +22,10 @@ class Edge:
     """A transfer between two learners of the run.
 
     It stops for good when one of them diverges, or at the tick `broken_at`, when it meets matrices that are
-    not finite: a broken source does not break its target.
+    not finite: a broken source does not break its target. The source is None where it is frozen.
     """
 
-    def __init__(self, name: str, transfer: Transfer, source: Learner, target: Learner) -> None:
+    def __init__(self, name: str, transfer: Transfer, source: Learner | None, target: Learner) -> None:
         self.name = name
         self.transfer = transfer
         self.source = source
@@ -34,7 +35,8 @@ class Edge:
 
     def stopped_at(self) -> int | None:
         """The tick at which it stopped for good; None while it goes on."""
-        ticks = (self.broken_at, self.source.diverged_at, self.target.diverged_at)
+        learners = (self.target,) if self.source is None else (self.source, self.target)
+        ticks = (self.broken_at, *(learner.diverged_at for learner in learners))
         return min((tick for tick in ticks if tick is not None), default=None)
 
     def due(self, tick: int) -> bool:
@@ -85,22 +87,31 @@ class Graph:
         self, experiment: Experiment, plan: Plan, data: Mapping[str, Images], seed: int, device: torch.device
     ) -> None:
         self.done = 0
+        self.device = device
         streams = _make_streams(experiment, plan, data, seed, device)
         self.learners = {
             name: Learner(name, options, *streams[name], plan.learners[name].steps, seed)
-            for name, options in experiment.learners.items()
+            for name, options in experiment.trained().items()
         }
-        self.edges = {name: self._edge(name, options, seed) for name, options in experiment.enabled_transfers().items()}
+        transfers = experiment.enabled_transfers()
+        ends = {end for transfer in transfers.values() for end in (transfer.source, transfer.target)}
+        ports = {end: self._port(experiment, end) for end in sorted(ends)}
+        self.edges = {name: self._edge(name, options, ports, seed) for name, options in transfers.items()}
 
-    def _edge(self, name: str, options: TransferOptions, seed: int) -> Edge:
-        source, target = (self.learners[split_end(end)[0]] for end in (options.source, options.target))
-        transfer = Transfer(options, self._port(options.source), self._port(options.target), target.steps, seed)
-        return Edge(name, transfer, source, target)
+    def _edge(self, name: str, options: TransferOptions, ports: Mapping[str, Port], seed: int) -> Edge:
+        source = self.learners.get(split_end(options.source)[0])
+        target = self.learners[split_end(options.target)[0]]
+        return Edge(
+            name, Transfer(options, ports[options.source], ports[options.target], target.steps, seed), source, target
+        )
 
-    def _port(self, end: str) -> Port:
+    def _port(self, experiment: Experiment, end: str) -> Port:
         learner, port = split_end(end)
-        options = self.learners[learner].options
-        return find_port(self.learners[learner].model, port, find_model(options.model).ports)
+        options = experiment.learners[learner]
+        if options.frozen:
+            return frozen_port(options, port, self.device)
+        parameters = dict(self.learners[learner].model.named_parameters())
+        return find_port(parameters, port, find_model(options.model).ports)
 
     def replicated(self) -> dict[str, Tensor]:
         """Everything that must be equal on all ranks, by name."""
@@ -135,14 +146,14 @@ def _make_streams(
     """Learner -> its stream and validation split; learners that see the same batches share one stream."""
     made: dict[Any, tuple[Stream, Split]] = {}
     streams = {}
-    for name, options in experiment.learners.items():
-        task, size = options.task, options.training.batch_size
+    for name, options in experiment.trained().items():
+        task, size = options.trained_task, options.training.batch_size
         key = (task.data, size, task.augmentation)
         if key not in made:
-            images, digest = data[task.data], plan.digests[task.data]
+            images, digest = data[task.data], plan.contents.data[task.data]
             train, held = hold_out(images.train, experiment.evaluation.validation, digest)
             part = (ranks.rank(), ranks.world())
-            stream = Stream(images, train.to(device), digest, size, task.augmentation, seed, *part)
-            made[key] = (stream, held.to(device))
+            stream = Stream(images, train.near(device), digest, size, task.augmentation, seed, *part, device)
+            made[key] = (stream, held.near(device))
         streams[name] = made[key]
     return streams

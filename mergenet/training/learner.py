@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from mergenet import randomness
 from mergenet.data.images import Batch, Split, Stream
 from mergenet.experiment import LearnerOptions
 from mergenet.models import find_model
+from mergenet.models.weights import read_weights
 from mergenet.optimization import set_rate
 from mergenet.tasks import Task
 from mergenet.training import ranks
@@ -61,16 +63,19 @@ class Sums:
 
 
 def build_model(options: LearnerOptions, classes: int, seed: int) -> nn.Module:
-    """The learner's model with initial weights keyed by (seed, model, copy)."""
+    """The learner's model, its initial weights keyed by (seed, model, copy) or read from where it starts."""
     with randomness.seeded("weights", seed, options.model, options.copy_number):
-        return find_model(options.model).build(classes)
+        model = find_model(options.model).build(classes)
+    if options.weights is not None:
+        read_weights(options.model, options.weights).load_into(model)
+    return model
 
 
 class Learner:
     """One learner of a run on this rank.
 
     Args:
-        stream: its training batches.
+        stream: its training batches, on the device it trains on.
         validation: held-out samples, maybe none.
         steps: its steps in the whole run.
     """
@@ -80,22 +85,42 @@ class Learner:
     ) -> None:
         self.name = name
         self.options = options
+        self.task = options.trained_task
         self.stream = stream
         self.validation = validation
         self.steps = steps
         self.seed = seed
-        device = stream.split.labels.device
-        self.model = build_model(options, stream.data.classes, seed).to(device)
+        self.model = build_model(options, stream.data.classes, seed).to(stream.device)
         if options.training.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self._last_parameter = list(self.model.parameters())[-1]
         self.optimizer = options.training.optimizer.build(self.model.parameters())
-        module = TrainingModule(self.model, options.task)
-        self.module: nn.Module = _distribute(module, stream) if ranks.world() > 1 else module
+        self.module: nn.Module = TrainingModule(self.model, self.task)
+        if options.training.compile:
+            self.module.compile()
+        if ranks.world() > 1:
+            self.module = self._distribute(self.module)
         self.sums = Sums()
         self.done = 0
         self.diverged_at: int | None = None
         self.best: dict[str, Any] | None = None
+
+    def _distribute(self, module: nn.Module) -> DistributedDataParallel:
+        """`module` in DDP, its gradient buckets laid out for good.
+
+        DDP lays its buckets out anew after the first backward, in the order gradients came. With three ranks
+        and more that changes the order of sums, so a resumed run would differ in its first step. One backward
+        before the first step, here, settles the layout in a fresh and in a resumed run alike.
+        """
+        replicas = DistributedDataParallel(module)
+        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        with self.autocast():
+            loss = replicas(self._micro_batches(step=0)[0])
+        loss.backward()
+        replicas.zero_grad()
+        for name, buffer in module.named_buffers():
+            buffer.copy_(before[name])
+        return replicas
 
     def steps_on(self, tick: int) -> bool:
         """Whether it takes a step on this tick."""
@@ -107,22 +132,50 @@ class Learner:
             return
         training = self.options.training
         set_rate(self.optimizer, training.optimizer.lr, training.schedule.multiplier(self.done / self.steps))
-        batch = self.stream.batch(self.done)
         self.module.train()
-        torch.manual_seed(self._forward_key())
-        loss = self.module(batch)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss, size = self._accumulate_gradient()
         if not self._last_gradient_is_finite():
             self.diverged_at = tick
             return
+        if training.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), training.clip)
         self.optimizer.step()
-        size = torch.tensor(float(len(batch.labels)), device=loss.device)
-        self.sums.add({"loss": loss.detach() * size, "count": size})
+        self.sums.add({"loss": loss * size, "count": torch.tensor(float(size), device=loss.device)})
         self.done += 1
 
-    def _forward_key(self) -> int:
-        micro_batch = 0
+    def _accumulate_gradient(self) -> tuple[Tensor, int]:
+        """Adds up the gradient of this step's batch part by part; the mean loss of its samples, and their number."""
+        parts = self._micro_batches(self.done)
+        mean = torch.zeros((), device=self.stream.device)
+        for index, part in enumerate(parts):
+            torch.manual_seed(self._forward_key(index))
+            with self._reduced_after(last=index == len(parts) - 1):
+                with self.autocast():
+                    loss = self.module(part) / len(parts)
+                loss.backward()
+            mean += loss.detach()
+        return mean, sum(len(part.labels) for part in parts)
+
+    def _micro_batches(self, step: int) -> list[Batch]:
+        return self.stream.batch(step).split(self.options.training.accumulation)
+
+    def autocast(self) -> torch.autocast:
+        """Forward passes inside run in the learner's precision.
+
+        Entered for one pass at a time: autocast keeps casts of weights until it is left, and would not see
+        what a transfer writes.
+        """
+        bf16 = self.options.training.precision == "bf16"
+        return torch.autocast(self.stream.device.type, torch.bfloat16, enabled=bf16)
+
+    def _reduced_after(self, last: bool) -> AbstractContextManager[None]:
+        """DDP reduces gradients over the ranks once a step, after the last part of a batch."""
+        if last or not isinstance(self.module, DistributedDataParallel):
+            return nullcontext()
+        return self.module.no_sync()
+
+    def _forward_key(self, micro_batch: int) -> int:
         options = self.options
         return randomness.key(
             "forward", self.seed, options.model, options.copy_number, self.done, micro_batch, ranks.rank()
@@ -135,7 +188,7 @@ class Learner:
 
     def keep_if_best(self, metrics: Mapping[str, float], tick: int) -> None:
         """Keeps a copy of the weights when the task's selecting metric is the highest so far."""
-        score = metrics[self.options.task.selects]
+        score = metrics[self.task.selects]
         if not math.isnan(score) and (self.best is None or score > self.best["score"]):
             weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
             self.best = {"score": score, "tick": tick, "weights": weights}
@@ -159,19 +212,3 @@ class Learner:
         self.done = state["done"]
         self.diverged_at = state["diverged_at"]
         self.best = state["best"]
-
-
-def _distribute(module: TrainingModule, stream: Stream) -> nn.Module:
-    """`module` in DDP, its gradient buckets laid out for good.
-
-    DDP lays its buckets out anew after the first backward, in the order gradients came. With three ranks
-    and more that changes the order of sums, so a resumed run would differ in its first step. One backward
-    before the first step, here, settles the layout in a fresh and in a resumed run alike.
-    """
-    replicas = DistributedDataParallel(module)
-    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    replicas(stream.batch(0)).backward()
-    replicas.zero_grad()
-    for name, buffer in module.named_buffers():
-        buffer.copy_(before[name])
-    return replicas

@@ -1,24 +1,26 @@
 """Everything about a run that can be known, and refused, before any worker starts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mergenet.config import InputError
 from mergenet.data.images import Images, held_out_size
-from mergenet.experiment import Experiment, LearnerOptions, cell_keys, run_hash, split_end
+from mergenet.experiment import Contents, Experiment, LearnerOptions, cell_keys, run_hash, split_end
 from mergenet.method.ports import Port, find_port
 from mergenet.method.transfer import TransferOptions
-from mergenet.models import find_model
+from mergenet.models import code_digest, find_model, names_code
+from mergenet.models.weights import read_weights
+from mergenet.training.frozen import frozen_weights, outline
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class LearnerPlan:
-    """Size and length of one learner's training."""
+    """Size and length of one learner's training; of a frozen one what is held for transfers, and no steps."""
 
     parameters: int
     steps_per_epoch: int
@@ -44,7 +46,7 @@ class Plan:
     ticks: int
     learners: dict[str, LearnerPlan]
     transfers: dict[str, TransferPlan]
-    digests: dict[str, str]
+    contents: Contents
     cells: dict[str, str]
     hash: str
 
@@ -57,37 +59,74 @@ def make_plan(experiment: Experiment, seed: int, data: Mapping[str, Images], wor
     Raises:
         InputError: whatever does not fit, by its path in the experiment.
     """
-    digests = {name: images.digest() for name, images in data.items()}
-    models = {name: _sketch(name, options, data) for name, options in experiment.learners.items()}
-    ports = {end: _find(path, end, experiment, models) for path, end in _ends(experiment)}
+    weights = {name: _outline(name, options, data) for name, options in experiment.learners.items()}
+    ports = {end: _find(path, end, experiment, weights) for path, end in _ends(experiment)}
     _check_writers(experiment, ports)
-    epochs = {name: _steps_per_epoch(name, experiment, data, workers) for name in experiment.learners}
+    epochs = {name: _steps_per_epoch(name, experiment, data, workers) for name in experiment.trained()}
     ticks = epochs[experiment.clock] * experiment.learners[experiment.clock].training.epochs
-    steps = {name: -(-ticks // options.training.every) for name, options in experiment.learners.items()}
+    steps = {name: -(-ticks // options.training.every) for name, options in experiment.trained().items()}
     transfers = {
         name: _plan_transfer(name, transfer, ports, steps[split_end(transfer.target)[0]])
         for name, transfer in experiment.transfers.items()
     }
+    contents = _contents(experiment, data)
+    learners = {
+        name: LearnerPlan(_held(experiment, name, ports), 0, 0)
+        if options.frozen
+        else LearnerPlan(_numel(weights[name].values()), epochs[name], steps[name])
+        for name, options in experiment.learners.items()
+    }
     return Plan(
         ticks=ticks,
-        learners={name: LearnerPlan(_count(models[name]), epochs[name], steps[name]) for name in models},
+        learners=learners,
         transfers=transfers,
-        digests=digests,
-        cells=cell_keys(experiment, seed, steps, digests, epochs[experiment.clock]),
-        hash=run_hash(experiment, digests),
+        contents=contents,
+        cells=cell_keys(experiment, seed, steps, contents, epochs[experiment.clock]),
+        hash=run_hash(experiment, contents),
     )
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _contents(experiment: Experiment, data: Mapping[str, Images]) -> Contents:
+    """Digests of all that the experiment names."""
+    learners = experiment.learners.items()
+    return Contents(
+        data={name: images.digest() for name, images in data.items()},
+        weights={name: read_weights(l.model, l.weights).digest for name, l in learners if l.weights is not None},
+        code={name: code_digest(l.model) for name, l in learners if names_code(l.model)},
+    )
 
 
-def _sketch(name: str, options: LearnerOptions, data: Mapping[str, Images]) -> nn.Module:
+def _numel(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _held(experiment: Experiment, learner: str, ports: Mapping[str, Port]) -> int:
+    """How many numbers of a frozen learner the enabled transfers hold."""
+    ends = {transfer.source for transfer in experiment.enabled_transfers().values()}
+    return _numel(ports[end].weight for end in ends if split_end(end)[0] == learner)
+
+
+def _outline(name: str, options: LearnerOptions, data: Mapping[str, Images]) -> dict[str, Tensor]:
+    """The parameters of a learner, or what the file of a frozen one holds, by dotted name and without memory."""
     try:
+        if options.frozen:
+            return outline(frozen_weights(options))
         with torch.device("meta"):
-            return find_model(options.model).build(data[options.task.data].classes)
+            model = find_model(options.model).build(data[options.trained_task.data].classes)
     except InputError as error:
-        raise InputError(f"learners.{name}.model: {error}") from None
+        raise InputError(f"learners.{name}.{'weights' if options.frozen else 'model'}: {error}") from None
+    if options.weights is not None:
+        _check_weights(f"learners.{name}.weights", options, model)
+    return dict(model.named_parameters())
+
+
+def _check_weights(path: str, options: LearnerOptions, model: nn.Module) -> None:
+    """Copying to the meta device copies nothing and compares every name and shape."""
+    assert options.weights is not None
+    try:
+        read_weights(options.model, options.weights).load_into(model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _ends(experiment: Experiment) -> list[tuple[str, str]]:
@@ -99,11 +138,11 @@ def _ends(experiment: Experiment) -> list[tuple[str, str]]:
     ]
 
 
-def _find(path: str, end: str, experiment: Experiment, models: Mapping[str, nn.Module]) -> Port:
+def _find(path: str, end: str, experiment: Experiment, weights: Mapping[str, Mapping[str, Tensor]]) -> Port:
     learner, port = split_end(end)
     model = experiment.learners[learner].model
     try:
-        return find_port(models[learner], port, find_model(model).ports)
+        return find_port(weights[learner], port, find_model(model).ports)
     except InputError as error:
         raise InputError(f"{path}: {model}: {error}") from None
 
@@ -133,19 +172,21 @@ def _plan_transfer(name: str, options: TransferOptions, ports: Mapping[str, Port
     with torch.device("meta"):
         adapter = options.adapter.build(encoded[1], encoded[0])
     count = sum(options.is_due(step, steps) for step in range(steps)) if options.enabled else 0
-    return TransferPlan(source.shape, target.shape, encoded[0], encoded[1], _count(adapter), count)
+    return TransferPlan(source.shape, target.shape, encoded[0], encoded[1], _numel(adapter.parameters()), count)
 
 
 def _steps_per_epoch(name: str, experiment: Experiment, data: Mapping[str, Images], workers: int) -> int:
     options = experiment.learners[name]
     size = options.training.batch_size
-    total = len(data[options.task.data].train)
+    parts = workers * options.training.accumulation
+    total = len(data[options.trained_task.data].train)
     held = held_out_size(total, experiment.evaluation.validation)
     samples = total - held
-    if size % workers:
+    if size % parts:
+        what = f"{workers} workers" + (f" of {parts // workers} parts each" if parts > workers else "")
         raise InputError(
-            f"learners.{name}.training.batch_size: {size} does not divide by {workers} workers, "
-            f"{max(size // workers, 1) * workers} does"
+            f"learners.{name}.training.batch_size: {size} does not divide by {what}, "
+            f"{max(size // parts, 1) * parts} does"
         )
     if experiment.evaluation.weights == "best" and not held:
         raise InputError("evaluation.weights: 'best' is chosen on a validation split, and it would hold no samples")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mergenet.config import InputError, parse
-from mergenet.data import load_data
+from mergenet.data import load_data, locate
 from mergenet.data.images import Images, Split
 from mergenet.experiment import Experiment
 from mergenet.training import ranks
@@ -58,17 +58,29 @@ class RunSpec:
         return cls(**{**values, "experiment": experiment, "folder": Path(values["folder"])})
 
 
+def _names_of_data(experiment: Experiment) -> set[str]:
+    return {learner.trained_task.data for learner in experiment.trained().values()}
+
+
+def locate_data(experiment: Experiment, given: Mapping[str, str]) -> dict[str, str]:
+    """The absolute path of each data set of an experiment that has one: the one given, or where data usually lies.
+
+    Raises:
+        InputError: a path given for what the experiment does not read, or a set that is found nowhere.
+    """
+    names = _names_of_data(experiment)
+    for name in given.keys() - names:
+        raise InputError(f"--data {name}: this experiment reads {', '.join(sorted(names))} and not {name}")
+    return locate(names, given)
+
+
 def data_of(experiment: Experiment, paths: Mapping[str, str]) -> dict[str, Images]:
     """The loaded data sets of an experiment.
 
     Raises:
-        InputError: an unknown name, one that the experiment does not read, missing or broken files.
+        InputError: an unknown name, missing or broken files.
     """
-    names = {learner.task.data for learner in experiment.learners.values()}
-    data = load_data(names, paths)
-    for name in paths.keys() - names:
-        raise InputError(f"--data {name}: this experiment reads {', '.join(sorted(names))} and not {name}")
-    return data
+    return load_data(_names_of_data(experiment), paths)
 
 
 def execute(spec: RunSpec, reporter: Reporter) -> None:
@@ -159,7 +171,7 @@ class _Run:
                 if self.spec.experiment.evaluation.weights == "best":
                     learner.keep_if_best(metrics, graph.done)
                 self._log(graph, name, epoch, "validation", metrics)
-                selects = learner.options.task.selects
+                selects = learner.task.selects
                 figures.append(f"{name} {metrics[selects]:.2f}")
         for edge in graph.edges.values():
             sums = edge.sums.take()
@@ -191,7 +203,11 @@ class _Run:
             "hash": plan.hash,
             "seed": spec.seed,
             "cells": plan.cells,
-            "data": {name: {"digest": digest, "path": spec.data.get(name)} for name, digest in plan.digests.items()},
+            "data": {
+                name: {"digest": digest, "path": spec.data.get(name)} for name, digest in plan.contents.data.items()
+            },
+            "weights": dict(plan.contents.weights),
+            "code": dict(plan.contents.code),
             "pairing": {
                 name: {
                     "initial_weights": _hash_of(learner.model.state_dict()),
@@ -232,7 +248,7 @@ class _Run:
             if learner.best is not None:
                 learner.model.load_state_dict(learner.best["weights"])
                 figures["best_tick"] = learner.best["tick"]
-            test_split = data[learner.options.task.data].test.to(self.device)
+            test_split = data[learner.task.data].test.near(self.device)
             for split, samples in (("validation", learner.validation), ("test", test_split)):
                 metrics = _measured(learner, samples, graph.done)
                 if metrics is not None:

@@ -1,0 +1,33 @@
+"""A frozen learner: weights in a file. There is no model and no forward pass; only matrices that are read are held."""
+
+import torch
+from torch import Tensor
+
+from mergenet.experiment import LearnerOptions
+from mergenet.method.ports import Port, find_port
+from mergenet.models import find_model
+from mergenet.models.weights import Weights, read_weights
+
+
+def frozen_weights(options: LearnerOptions) -> Weights:
+    """The file of a frozen learner, opened.
+
+    Raises:
+        InputError: missing, broken, or no weights of this model.
+    """
+    assert options.weights is not None, "an experiment with a frozen learner without weights is refused"
+    return read_weights(options.model, options.weights)
+
+
+def outline(weights: Weights) -> dict[str, Tensor]:
+    """Every tensor of a file by its name, without memory."""
+    return {name: torch.empty(shape, device="meta") for name, shape in weights.shapes.items()}
+
+
+def frozen_port(options: LearnerOptions, name: str, device: torch.device) -> Port:
+    """The port `name` of a frozen learner, its weight alone read from the file, in fp32."""
+    weights = frozen_weights(options)
+    shapes = outline(weights)
+    port = find_port(shapes, name, find_model(options.model).ports)
+    path = port.path if port.path in shapes else f"{port.path}.weight"
+    return Port(port.name, port.path, weights.tensor(path).to(device, torch.float32))
