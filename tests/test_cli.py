@@ -340,7 +340,7 @@ def test_models_of_a_name_lists_every_port_with_its_shape(mergenet: Mergenet) ->
     assert code == 0
     assert ["irb16", "features.16.conv.2", "160", "x", "960"] in lines
     assert ["classifier", "classifier.1", "1000", "x", "1280"] in lines
-    assert ["features.0.0", "features.0.0", "32", "x", "27"] in lines
+    assert ["features.0.0", "32", "x", "27"] in lines
     assert sum("features.16.conv.2" in line for line in lines) == 1
 
 

@@ -1,11 +1,12 @@
 """`mergenet models`: which models there are, and the ports of each."""
 
-from typing import TYPE_CHECKING
+import shutil
 
 import click
 
-if TYPE_CHECKING:
-    from torch import nn
+from mergenet.config import InputError
+
+Rows = list[tuple[str, ...]]
 
 
 @click.command()
@@ -13,47 +14,57 @@ if TYPE_CHECKING:
 @click.option(
     "--classes", type=click.IntRange(min=1), default=100, show_default=True, help="Outputs of the classifier."
 )
-def models(name: str | None, classes: int) -> None:
+@click.option("--allow-code", is_flag=True, help="Lets NAME be package.module:function, and runs it.")
+def models(name: str | None, classes: int, allow_code: bool) -> None:
     """Lists the models, or every port of the model NAME with the shape of its matrix."""
     from mergenet.cli.show import print_table
 
     if name is None:
         print_table(("model", "named ports"), ("parameters",), _rows_of_models(classes))
+        _print_published()
     else:
-        print_table(("port", "weight"), ("matrix",), _rows_of_ports(name, classes))
+        named, others = _rows_of_ports(name, classes, allow_code)
+        print_table(("port", "weight"), ("matrix",), named)
+        print_table(("every other weight is a port too",), ("matrix",), others)
 
 
-def _rows_of_models(classes: int) -> list[tuple[str, ...]]:
+def _rows_of_models(classes: int) -> Rows:
     from mergenet.models import MODELS
 
-    rows: list[tuple[str, ...]] = []
+    rows: Rows = []
     for name, model in MODELS.items():
-        parameters = sum(parameter.numel() for parameter in _sketch(name, classes).parameters())
+        parameters = sum(parameter.numel() for parameter in model.sketch(classes).parameters())
         first, *others = model.ports
         shown = [first, *others] if len(others) < 3 else [first, others[0], "...", others[-1]]
         rows.append((name, ", ".join(shown), f"{parameters:,}"))
     return rows
 
 
-def _rows_of_ports(name: str, classes: int) -> list[tuple[str, ...]]:
-    """The named ports first, then every other weight that can take part."""
+def _print_published() -> None:
+    from mergenet.models import MODELS, published_names
+
+    names = ", ".join(name for name in published_names() if name not in MODELS)
+    click.echo("torchvision's own, each with the port classifier:")
+    width = min(shutil.get_terminal_size().columns, 100)
+    click.echo(click.wrap_text(names, width, initial_indent="  ", subsequent_indent="  "))
+    click.echo("\nA model of your own is package.module:function, with --allow-code.")
+
+
+def _rows_of_ports(name: str, classes: int, allow_code: bool) -> tuple[Rows, Rows]:
+    """The named ports, and every other weight that can take part."""
     from mergenet.method.ports import find_port
-    from mergenet.models import find_model
+    from mergenet.models import find_model, names_code
 
-    named = find_model(name).ports
-    model = _sketch(name, classes)
-    matrices = [path.removesuffix(".weight") for path, weight in model.named_parameters() if weight.dim() > 1]
-    ports = [
-        find_port(model, port, named) for port in [*named, *(path for path in matrices if path not in named.values())]
+    if names_code(name) and not allow_code:
+        raise InputError(f"model '{name}' is code of yours that would run here; add --allow-code to let it")
+    model = find_model(name)
+    module = model.sketch(classes)
+    ports = [find_port(module, port, model.ports) for port in model.ports]
+    named: Rows = [(port.name, port.path, f"{port.shape[0]} x {port.shape[1]}") for port in ports]
+    taken = {f"{port.path}.weight" for port in ports} | {port.path for port in ports}
+    others: Rows = [
+        (path.removesuffix(".weight"), f"{weight.shape[0]} x {weight[0].numel()}")
+        for path, weight in module.named_parameters()
+        if weight.dim() > 1 and path not in taken
     ]
-    return [(port.name, port.path, f"{port.shape[0]} x {port.shape[1]}") for port in ports]
-
-
-def _sketch(name: str, classes: int) -> "nn.Module":
-    """The model without memory."""
-    import torch
-
-    from mergenet.models import find_model
-
-    with torch.device("meta"):
-        return find_model(name).build(classes)
+    return named, others

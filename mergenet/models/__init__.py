@@ -1,44 +1,40 @@
 """Models by name, and the ports people know them by.
 
-A model is a row of `MODELS`: how to build it for a number of classes, and its named ports. Every other
-weight is a port under its dotted parameter name.
+A name is a row of `MODELS`, one of torchvision's classifiers, or a user's own `package.module:function`. Every
+weight without a name of its own is a port under its dotted parameter name.
 """
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
-from torch import nn
 
 from mergenet.config import InputError, nearest
 from mergenet.models import mobilenet, resnet
+from mergenet.models.model import Model
+from mergenet.models.own import code_digest, names_code, own
+from mergenet.models.published import Published, published, published_names
 
-
-@dataclass(frozen=True)
-class Model:
-    """How to build a model, and its ports: name -> dotted parameter without `.weight`."""
-
-    build: Callable[[int], nn.Module]
-    ports: Mapping[str, str]
-
+__all__ = ["MODELS", "Model", "code_digest", "find_model", "names_code", "published_names"]
 
 MODELS: dict[str, Model] = {
-    "resnet18": Model(resnet.resnet18, resnet.PORTS),
-    "resnet50": Model(resnet.resnet50, resnet.PORTS),
+    "resnet18": published("resnet18"),
+    "resnet50": published("resnet50"),
     "resnet18-cifar": Model(resnet.resnet18_cifar, resnet.PORTS),
     "resnet50-cifar": Model(resnet.resnet50_cifar, resnet.PORTS),
     "resnet18-narrow": Model(resnet.resnet18_narrow, resnet.PORTS),
-    "mobilenet_v2": Model(mobilenet.mobilenet_v2, mobilenet.PORTS),
-    "mobilenet_v2-cifar": Model(mobilenet.mobilenet_v2_cifar, mobilenet.PORTS),
+    "mobilenet_v2": Model(Published("mobilenet_v2"), mobilenet.PORTS),
+    "mobilenet_v2-cifar": Model(mobilenet.mobilenet_v2_cifar, mobilenet.CIFAR_PORTS),
     "mobilenet_v2-narrow": Model(mobilenet.mobilenet_v2_narrow, mobilenet.PORTS),
 }
+"""Models with named ports or builders of our own."""
 
 
 def find_model(name: str) -> Model:
-    """The row of `name`.
+    """The row of `name`; a name with a colon runs the user's code (`names_code`).
 
     Raises:
         InputError: no such model, with the nearest.
     """
-    if name not in MODELS:
-        raise InputError(f"no model '{name}'; {nearest(name, MODELS)}")
-    return MODELS[name]
+    if name in MODELS:
+        return MODELS[name]
+    if name in published_names():
+        return published(name)
+    if names_code(name):
+        return own(name)
+    raise InputError(f"no model '{name}'; {nearest(name, {*MODELS, *published_names()})}")

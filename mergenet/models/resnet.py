@@ -1,4 +1,4 @@
-"""ResNets on torchvision's own modules: for large images, for CIFAR's 32 x 32, and narrow for smaller ones."""
+"""ResNets on torchvision's own modules: for CIFAR's 32 x 32, and narrow for smaller images."""
 
 import torchvision
 from torch import Tensor, nn
@@ -7,37 +7,27 @@ from torchvision.models.resnet import BasicBlock, ResNet
 PORTS = {"classifier": "fc"}
 
 
-def resnet18(classes: int) -> nn.Module:
-    """torchvision's ResNet18 (He et al. 2016), for images around 224 x 224."""
-    return torchvision.models.resnet18(num_classes=classes)
-
-
-def resnet50(classes: int) -> nn.Module:
-    """torchvision's ResNet50 (He et al. 2016), for images around 224 x 224."""
-    return torchvision.models.resnet50(num_classes=classes)
-
-
 def resnet18_cifar(classes: int) -> nn.Module:
-    """ResNet18 with a stem for 32 x 32 images."""
-    return _with_small_stem(torchvision.models.resnet18(num_classes=classes))
+    """ResNet18 for 32 x 32 images, see `_for_cifar`."""
+    return _for_cifar(torchvision.models.resnet18(num_classes=classes))
 
 
 def resnet50_cifar(classes: int) -> nn.Module:
-    """ResNet50 with a stem for 32 x 32 images."""
-    return _with_small_stem(torchvision.models.resnet50(num_classes=classes))
+    """ResNet50 for 32 x 32 images, see `_for_cifar`."""
+    return _for_cifar(torchvision.models.resnet50(num_classes=classes))
 
 
-def _with_small_stem(model: ResNet) -> ResNet:
-    """A 3 x 3 convolution of stride 1 and no pooling in place of the 7 x 7 stem of stride 4."""
-    model.conv1 = _small_convolution(64)
+def _for_cifar(model: ResNet) -> ResNet:
+    """A 3 x 3 stem of stride 1 without pooling, and all convolutions as PyTorch initialises them.
+
+    So has it github.com/weiaicunzai/pytorch-cifar100, which the paper's authors train.
+    """
+    model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
     model.maxpool = nn.Identity()
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.reset_parameters()
     return model
-
-
-def _small_convolution(channels: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(3, channels, kernel_size=3, padding=1, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return convolution
 
 
 class NarrowResNet(nn.Module):
@@ -50,7 +40,8 @@ class NarrowResNet(nn.Module):
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
-        self.conv1 = _small_convolution(width)
+        self.conv1 = nn.Conv2d(3, width, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = _stage(width, width, stride=1)
