@@ -145,10 +145,13 @@ def read_override(text: str) -> dict[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not all(path.split(".")):
         raise InputError(f"override '{text}': write it as path=value, for example training.epochs=3")
-    nested: Any = read_yaml(value, f"override '{text}'")
-    for key in reversed(path.split(".")):
-        nested = {key: nested}
-    return dict(nested)
+    return nest(path, read_yaml(value, f"override '{text}'"))
+
+
+def nest(path: str, value: Any) -> dict[str, Any]:
+    """`value` at the dotted `path` of nested maps."""
+    first, _, rest = path.partition(".")
+    return {first: nest(rest, value) if rest else value}
 
 
 def parse(kind: type[OptionsT], values: Any) -> OptionsT:

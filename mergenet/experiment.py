@@ -20,6 +20,7 @@ from mergenet.config import (
     identity,
     merge,
     nearest,
+    nest,
     parse,
     read_file,
     read_override,
@@ -168,10 +169,9 @@ class Experiment(Options):
         for name, transfer in self.transfers.items():
             for key, end in (("from", transfer.source), ("to", transfer.target)):
                 self._check_end(f"transfers.{name}.{key}", end)
-            if self.learners[split_end(transfer.target)[0]].frozen:
-                raise ValueError(
-                    f"transfers.{name}.to: '{split_end(transfer.target)[0]}' is frozen; name one that trains"
-                )
+            target = split_end(transfer.target)[0]
+            if self.learners[target].frozen:
+                raise ValueError(f"transfers.{name}.to: '{target}' is frozen; name a port of one that trains")
         return self
 
     def _check_end(self, path: str, end: str) -> None:
@@ -197,10 +197,14 @@ def _check_trains_or_is_frozen(path: str, learner: LearnerOptions) -> None:
         return
     if learner.weights is None:
         raise ValueError(f"{path}.weights: a frozen learner is read from a file; name it, {path}.weights=FILE")
-    left_out = {"task": None, "training": Training(), "copy": 0}
-    for field, value in (("task", learner.task), ("training", learner.training), ("copy", learner.copy_number)):
-        if value != left_out[field]:
-            raise ValueError(f"{path}.{field}: a frozen learner is only read by transfers; leave it out")
+    as_default = {
+        "task": learner.task is None,
+        "training": learner.training == Training(),
+        "copy": learner.copy_number == 0,
+    }
+    for name, holds in as_default.items():
+        if not holds:
+            raise ValueError(f"{path}.{name}: a frozen learner is only read by transfers; leave it out")
 
 
 def split_end(end: str) -> tuple[str, str]:
@@ -217,25 +221,37 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load_experiment(name_or_path: str, overrides: Iterable[str] = ()) -> Experiment:
-    """The experiment of a recipe's name or a YAML file, with `path=value` overrides laid over it.
+def load_experiment(
+    what: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()
+) -> Experiment:
+    """An experiment, with overrides laid over it.
+
+    Args:
+        what: a recipe's name, the path of a YAML file, or the nested map that such a file holds.
+        overrides: `path=value` with values in YAML, or a map from paths to values.
 
     Raises:
         InputError: no such recipe or file, or a value that does not fit, by its path.
     """
-    path = RECIPES / f"{name_or_path}.yaml"
-    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
-        path = Path(name_or_path)
-    elif name_or_path not in recipes():
-        raise InputError(
-            f"no recipe '{name_or_path}'; {nearest(name_or_path, recipes())} (a file is named by its path)"
-        )
-    values: Any = read_file(path)
-    for override in overrides:
-        change = read_override(override)
+    values: Any = dict(what) if isinstance(what, Mapping) else read_file(_file_of(str(what)))
+    if isinstance(overrides, Mapping):
+        changes = {path: nest(path, value) for path, value in overrides.items()}
+    else:
+        changes = {text: read_override(text) for text in overrides}
+    for override, change in changes.items():
         _refuse_misspelt(values, change, override)
         values = merge(Experiment, values, change)
     return parse(Experiment, values)
+
+
+def _file_of(name_or_path: str) -> Path:
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        return Path(name_or_path)
+    if name_or_path not in recipes():
+        raise InputError(
+            f"no recipe '{name_or_path}'; {nearest(name_or_path, recipes())} (a file is named by its path)"
+        )
+    return RECIPES / f"{name_or_path}.yaml"
 
 
 def _refuse_misspelt(values: Any, change: Any, override: str) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mergenet.config import merge, parse
 from mergenet.data import load_data
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment
+from mergenet.models import find_model
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +34,29 @@ def cifar100_small() -> Path:
 
 
 @pytest.fixture(scope="session")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """The overrides without which a recipe cannot run: for a frozen source a file, of a network as it begins."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def overrides(recipe: str) -> list[str]:
+        if recipe not in MISSING:
+            return []
+        file = folder / "resnet50.safetensors"
+        if not file.exists():
+            save_file(find_model("resnet50-cifar").build(100).state_dict(), file)
+        return [f"learners.source.weights={file}"]
+
+    return overrides
+
+
+@pytest.fixture(scope="session")
 def digits() -> Images:
     """scikit-learn's handwritten digits."""
     return load_data({"digits"}, {})["digits"]
 
+
+MISSING = {"cifar100-frozen": ["learners.source.weights=resnet50.safetensors"]}
+"""What a recipe cannot say itself."""
 
 SMALL: dict[str, Any] = {
     "name": "small",

@@ -108,7 +108,7 @@ def test_columns_of_the_target_are_rows_of_its_transpose(form: str, size: tuple[
 
 def test_attention_equals_softmax_attention_written_out() -> None:
     torch.manual_seed(0)
-    attention = Attention(query_size=7, key_size=9, width=8, heads=2, dropout=0.0)
+    attention = Attention((5, 7), (6, 9), Lpka(width=8, heads=2))
     queries, keys = torch.randn(5, 7), torch.randn(6, 9)
     q, k, v = attention.query(queries), attention.key(keys), attention.value(keys)
     heads = []
@@ -116,6 +116,50 @@ def test_attention_equals_softmax_attention_written_out() -> None:
         weights = torch.softmax(q[:, head] @ k[:, head].T / 4**0.5, dim=1)
         heads.append(weights @ v[:, head])
     torch.testing.assert_close(attention(queries, keys), attention.out(torch.cat(heads, dim=1)))
+
+
+def test_attention_through_points_equals_two_softmax_attentions_written_out() -> None:
+    """The points gather from the keys, then the queries from the points; both see the points as they are."""
+    torch.manual_seed(0)
+    attention = Attention((50, 7), (60, 9), Lpka(width=8, heads=2, points=3))
+    queries, keys = torch.randn(50, 7), torch.randn(60, 9)
+    assert attention.points is not None and tuple(attention.points.shape) == (3, 8)
+    q, k, v, p = attention.query(queries), attention.key(keys), attention.value(keys), attention.points
+    heads = []
+    for head in (slice(0, 4), slice(4, 8)):
+        gathered = torch.softmax(p[:, head] @ k[:, head].T / 4**0.5, dim=1) @ v[:, head]
+        heads.append(torch.softmax(q[:, head] @ p[:, head].T / 4**0.5, dim=1) @ gathered)
+    torch.testing.assert_close(attention(queries, keys), attention.out(torch.cat(heads, dim=1)))
+    shuffled = keys[torch.randperm(60)]
+    torch.testing.assert_close(attention(queries, shuffled), attention(queries, keys), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "queries", "keys", "points"),
+    [
+        ({"points": 8}, 16, 17, 8),  # 8 * (16 + 17) = 264 scores in place of 272
+        ({"points": 8}, 16, 16, 0),  # 256 either way
+        ({"points": 8}, 8, 4096, 0),  # eight queries are no more than eight points
+        ({"points": 0}, 4096, 4096, 0),
+        ({"form": "paper"}, 4096, 4096, 0),
+        ({}, 960, 2048, 128),
+        ({}, 160, 100, 0),
+    ],
+)
+def test_tokens_attend_through_points_where_that_is_less(
+    options: dict[str, object], queries: int, keys: int, points: int
+) -> None:
+    assert parse(Lpka, options).inducing_points(queries, keys) == points
+
+
+def test_every_parameter_of_a_layer_with_points_learns_once_the_gates_are_open() -> None:
+    adapter = disturb(build((5, 60), (6, 70), points=4, depth=1))
+    x, y = draw((5, 60), (6, 70))
+    adapter(x, y).backward(torch.randn(5, 60))
+    points = [name for name, _ in adapter.named_parameters() if name.endswith("points")]
+    assert points == [f"layers.0.attend.attentions.{index}.points" for index in (1, 2, 3)], "all but row-row"
+    for name, parameter in adapter.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
 def test_average_mix_has_one_weight_and_learned_one_a_combination() -> None:
@@ -139,6 +183,7 @@ def test_width_bounds_the_parameters() -> None:
         ({"width": 10, "heads": 4}, "width 10 does not divide by heads 4"),
         ({"combinations": ["row-row", "row-row"]}, "combinations: one stands there twice"),
         ({"combinations": []}, "combinations"),
+        ({"form": "paper", "points": 64}, "points: the paper's form scores every pair of tokens; leave it out"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], line: str) -> None:

@@ -168,10 +168,12 @@ def test_a_dry_run_shows_values_that_read_back_as_the_experiment(mergenet: Merge
     assert again == out and "checkpoint: {every: 7}" in shown
 
 
-def test_every_recipe_can_be_looked_at(mergenet: Mergenet, cifar100_small: Path) -> None:
+def test_every_recipe_can_be_looked_at(
+    mergenet: Mergenet, cifar100_small: Path, complete: Callable[[str], list[str]]
+) -> None:
     for recipe in recipes():
         data = ["--data", f"cifar100={cifar100_small}"] if recipe.startswith("cifar100") else []
-        code, out, _ = mergenet("train", recipe, *data, "--dry-run")
+        code, out, _ = mergenet("train", recipe, *complete(recipe), *data, "--dry-run")
         assert code == 0 and recipe in out
 
 

@@ -23,6 +23,7 @@ from mergenet.config import (
 from mergenet.experiment import Experiment, load_experiment, recipes
 from mergenet.method.transfer import TransferOptions
 from mergenet.optimization import AdamW, Optimizer, Sgd
+from tests.conftest import MISSING
 from tests.refused import refusal
 
 
@@ -324,7 +325,7 @@ def test_a_digest_depends_on_no_order_and_takes_no_nan() -> None:
 
 @pytest.mark.parametrize("recipe", recipes())
 def test_what_is_dumped_reads_back_the_same_as_json_and_as_yaml(recipe: str) -> None:
-    experiment = load_experiment(recipe)
+    experiment = load_experiment(recipe, MISSING.get(recipe, []))
     dumped = experiment.dump()
     by_json = parse(Experiment, json.loads(json.dumps(dumped)))
     by_yaml = parse(Experiment, read_yaml(as_yaml(dumped), "dump"))

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergenet.config import InputError
+from mergenet.method import encoding
 from mergenet.method.encoding import Encoder, Svd, Whole
 
 SHAPES = [(5, 9), (9, 5), (6, 6), (1, 4), (4, 1)]
@@ -57,6 +58,28 @@ def test_the_first_basis_holds_the_leading_singular_vectors(shape: tuple[int, in
     encoded = encoder_for(weight, Svd(rank=3)).encode(weight)
     values = torch.linalg.svdvals(weight)
     torch.testing.assert_close(torch.linalg.svdvals(encoded), values[:3])
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (40, 30)])
+def test_a_large_weights_first_basis_is_near_its_leading_directions(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orthonormal, the same every time, and all but as good as the best of its rank."""
+    monkeypatch.setattr(encoding, "EXACT_UP_TO", 20)
+    torch.manual_seed(0)
+    weight = torch.randn(shape)
+    encoder = encoder_for(weight, Svd(rank=5))
+    torch.manual_seed(1)
+    again = encoder_for(weight, Svd(rank=5))
+    basis = encoder.state_dict()["basis"]
+    assert torch.equal(basis, again.state_dict()["basis"])
+    torch.testing.assert_close(basis.T @ basis, torch.eye(5), rtol=1e-5, atol=1e-5)
+    best, found = torch.linalg.svdvals(weight)[:5], torch.linalg.svdvals(encoder.encode(weight))
+    assert (found <= best * 1.0001).all()
+    assert found.square().sum() > 0.97 * best.square().sum()
+    steep = weight @ torch.diag(0.5 ** torch.arange(shape[1]).float())
+    found = torch.linalg.svdvals(encoder_for(steep, Svd(rank=5)).encode(steep))
+    torch.testing.assert_close(found, torch.linalg.svdvals(steep)[:5], rtol=1e-3, atol=1e-6)
 
 
 def test_the_basis_follows_a_drifting_weight_without_flipping_signs() -> None:

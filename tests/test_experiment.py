@@ -11,6 +11,7 @@ from mergenet.config import parse
 from mergenet.data.images import Images
 from mergenet.experiment import Contents, Experiment, cell_keys, load_experiment, recipes, run_hash
 from mergenet.training.plan import Plan, make_plan
+from tests.conftest import MISSING
 from tests.refused import refusal
 
 Make = Callable[..., Experiment]
@@ -37,7 +38,7 @@ def to(path: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("recipe", recipes())
 def test_every_recipe_resolves_under_its_own_name(recipe: str) -> None:
-    experiment = load_experiment(recipe)
+    experiment = load_experiment(recipe, MISSING.get(recipe, []))
     assert experiment.name == recipe and experiment.enabled_transfers()
 
 

@@ -47,7 +47,7 @@ def test_every_named_port_is_a_matrix_or_a_kernel(name: str) -> None:
     model, ports = sketch(name), find_model(name).ports
     assert "classifier" in ports
     for port in ports:
-        found = find_port(model, port, ports)
+        found = find_port(dict(model.named_parameters()), port, ports)
         assert found.weight.dim() in (2, 4)
         assert found.shape[0] * found.shape[1] == found.weight.numel()
         assert dict(model.named_parameters())[f"{found.path}.weight"] is found.weight
@@ -87,7 +87,7 @@ def test_the_large_models_are_the_published_ones(name: str, parameters: int) -> 
     ],
 )
 def test_a_port_has_the_shape_of_the_paper(name: str, port: str, shape: tuple[int, int]) -> None:
-    assert find_port(sketch(name, classes=1000), port, find_model(name).ports).shape == shape
+    assert find_port(dict(sketch(name, classes=1000).named_parameters()), port, find_model(name).ports).shape == shape
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("mobilenet")])
@@ -95,7 +95,7 @@ def test_all_mobilenets_have_seventeen_blocks_and_write_to_their_projections(nam
     model, ports = sketch(name), find_model(name).ports
     assert set(ports) == {"classifier"} | {f"irb{block}" for block in range(1, 18)}
     for block in range(1, 18):
-        weight = find_port(model, f"irb{block}", ports).weight
+        weight = find_port(dict(model.named_parameters()), f"irb{block}", ports).weight
         block_norm = model.get_submodule(f"features.{block}.conv")[-1]  # type: ignore[index]
         assert weight.shape[2:] == (1, 1) and weight.shape[0] == block_norm.num_features
 
@@ -238,7 +238,7 @@ def test_a_cifar_model_begins_as_pytorch_initialises_it(name: str) -> None:
 def test_the_classifier_of_any_torchvision_model_is_found(name: str, path: str) -> None:
     ports = find_model(name).ports
     assert ports == {"classifier": path}
-    assert find_port(sketch(name, classes=6), "classifier", ports).shape[0] == 6
+    assert find_port(dict(sketch(name, classes=6).named_parameters()), "classifier", ports).shape[0] == 6
 
 
 def test_every_classifier_of_torchvision_has_a_name() -> None:
@@ -310,7 +310,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_users_function_is_a_model_with_its_ports_and_its_classifier(own: str) -> None:
     model = find_model(f"{own}:net")
     assert model.ports == {"classifier": "2", "stem": "0"}
-    assert find_port(model.sketch(6), "classifier", model.ports).shape == (6, 4)
+    assert find_port(dict(model.sketch(6).named_parameters()), "classifier", model.ports).shape == (6, 4)
     assert model.build(6)(torch.randn(2, 3, 3, 3)).shape == (2, 6)
     assert find_model(f"{own}:unnamed").ports == {}
 
@@ -386,7 +386,9 @@ def test_a_users_model_runs_from_the_command_only_with_leave(
 
 @pytest.mark.parametrize("name", ["irb16", "features.16.conv.2", "features.16.conv.2.weight"])
 def test_a_port_is_found_by_its_name_and_by_its_dotted_name(name: str) -> None:
-    found = find_port(sketch("mobilenet_v2-narrow"), name, find_model("mobilenet_v2-narrow").ports)
+    found = find_port(
+        dict(sketch("mobilenet_v2-narrow").named_parameters()), name, find_model("mobilenet_v2-narrow").ports
+    )
     assert (found.name, found.path) == (name, "features.16.conv.2")
 
 
@@ -403,7 +405,7 @@ def test_a_port_is_found_by_its_name_and_by_its_dotted_name(name: str) -> None:
 )
 def test_what_is_no_port_is_refused_in_one_line(name: str, line: str) -> None:
     with pytest.raises(InputError) as caught:
-        find_port(sketch("mobilenet_v2-narrow"), name, find_model("mobilenet_v2-narrow").ports)
+        find_port(dict(sketch("mobilenet_v2-narrow").named_parameters()), name, find_model("mobilenet_v2-narrow").ports)
     assert str(caught.value).startswith(line) and len(str(caught.value).splitlines()) == 1
 
 

@@ -59,7 +59,7 @@ def _rows_of_ports(name: str, classes: int, allow_code: bool) -> tuple[Rows, Row
         raise InputError(f"model '{name}' is code of yours that would run here; add --allow-code to let it")
     model = find_model(name)
     module = model.sketch(classes)
-    ports = [find_port(module, port, model.ports) for port in model.ports]
+    ports = [find_port(dict(module.named_parameters()), port, model.ports) for port in model.ports]
     named: Rows = [(port.name, port.path, f"{port.shape[0]} x {port.shape[1]}") for port in ports]
     taken = {f"{port.path}.weight" for port in ports} | {port.path for port in ports}
     others: Rows = [

@@ -8,16 +8,17 @@ source's tokens changes nothing.
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from mergenet.config import Choice, Listed, Options
+from mergenet.config import Choice, Listed, Neutral, Options
 
 Combination = Literal["row-row", "row-column", "column-row", "column-column"]
 COMBINATIONS: tuple[Combination, ...] = ("row-row", "row-column", "column-row", "column-column")
 Size = tuple[int, int]
+POINTS = 128  # as many as the width: a summary of no more numbers than a token is seen by
 NORM_EPS = 1e-12  # the authors'; weights are small, and a larger one would count beside their variance
 
 
@@ -26,28 +27,43 @@ def tokens(matrix: Tensor, axis: str) -> Tensor:
     return matrix if axis == "row" else matrix.T
 
 
-def _token_size(size: Size, axis: str) -> int:
-    return size[1] if axis == "row" else size[0]
+def _seen_along(size: Size, axis: str) -> Size:
+    """How many tokens a matrix of `size` has along `axis`, and how large each is."""
+    return size if axis == "row" else (size[1], size[0])
 
 
 class Attention(nn.Module):
-    """Multi-head softmax attention from tokens Q (a, query_size) to tokens K (b, key_size): (a, query_size)."""
+    """Multi-head softmax attention from `tokens` Q (a, query_size) to K (b, key_size): (a, query_size).
 
-    def __init__(self, query_size: int, key_size: int, width: int, heads: int, dropout: float) -> None:
+    Every pair of tokens is scored, a * b in all; or, where that is less, each is scored against `points` learned
+    ones, which gather from K and hand on to Q: softmax(Q P') softmax(P K') V, (a + b) * points in all. Like exact
+    attention it does not mind the order of tokens (inducing points: Lee et al. 2019; this form: Han et al. 2023).
+    """
+
+    def __init__(self, query: Size, key: Size, options: "Lpka") -> None:
         super().__init__()
-        self.heads = heads
-        self.dropout = dropout
+        (queries, query_size), (keys, key_size), width = query, key, options.width
+        self.heads = options.heads
+        self.dropout = options.dropout
         self.query = nn.Linear(query_size, width)
         self.key = nn.Linear(key_size, width)
         self.value = nn.Linear(key_size, width)
         self.out = nn.Linear(width, query_size)
+        points = options.inducing_points(queries, keys)
+        self.points = nn.Parameter(torch.randn(points, width)) if points else None
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """What each query token (a, query_size) takes from the key tokens (b, key_size)."""
         q, k, v = (self._split(part) for part in (self.query(query), self.key(key), self.value(key)))
+        if self.points is not None:
+            points = self._split(self.points)
+            k, v = points, self._attend(points, k, v)
+        return self.out(self._attend(q, k, v).transpose(0, 1).flatten(1))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(heads, a, size) from (heads, a, size) and twice (heads, b, size)."""
         dropout = self.dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        return self.out(attended.transpose(0, 1).flatten(1))
+        return functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
     def _split(self, projected: Tensor) -> Tensor:
         """(tokens, width) -> (heads, tokens, width / heads)."""
@@ -61,8 +77,7 @@ class AxialAttention(nn.Module):
         super().__init__()
         self.axes = [tuple(combination.split("-")) for combination in options.combinations]
         self.attentions = nn.ModuleList(
-            Attention(_token_size(x, x_axis), _token_size(y, y_axis), options.width, options.heads, options.dropout)
-            for x_axis, y_axis in self.axes
+            Attention(_seen_along(x, x_axis), _seen_along(y, y_axis), options) for x_axis, y_axis in self.axes
         )
 
     def forward(self, x: Tensor, y: Tensor, before: nn.Module, after: list[nn.Module] | None = None) -> Tensor:
@@ -97,7 +112,7 @@ class PaperLayer(nn.Module):
     def __init__(self, x: Size, y: Size, options: "Lpka") -> None:
         super().__init__()
         self.attend = AxialAttention(x, y, options)
-        self.norms = nn.ModuleList(nn.LayerNorm(_token_size(x, x_axis), eps=NORM_EPS) for x_axis, _ in self.attend.axes)
+        self.norms = nn.ModuleList(nn.LayerNorm(_seen_along(x, x_axis)[1], eps=NORM_EPS) for x_axis, _ in self.attend.axes)
         self.mix = nn.Parameter(torch.ones(len(self.norms)), requires_grad=options.mix == "learned")
         hidden = 2 * options.width
         self.feed = nn.Sequential(
@@ -171,6 +186,8 @@ class Lpka(Options):
         heads: attention heads (authors' yaml: 8).
         width: bounds attention; the feed-forward block has twice as many hidden units. The authors take
             the mean of the token sizes, which grows with the matrices.
+        points: inducing points through which many tokens attend to many, so that the cost grows with the sides of
+            the matrices and not with their product; 0 scores every pair, as `form: paper` always does.
         dropout: the authors' code has 0.1 in attention and 0.2 after the feed-forward block.
     """
 
@@ -180,6 +197,7 @@ class Lpka(Options):
     depth: PositiveInt = 2
     heads: PositiveInt = 4
     width: PositiveInt = 128
+    points: Annotated[NonNegativeInt, Neutral(0)] = POINTS
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
     @model_validator(mode="after")
@@ -188,7 +206,14 @@ class Lpka(Options):
             raise ValueError(f"width {self.width} does not divide by heads {self.heads}")
         if len(set(self.combinations)) < len(self.combinations):
             raise ValueError("combinations: one stands there twice")
+        if self.form == "paper" and self.points not in (0, POINTS):
+            raise ValueError("points: the paper's form scores every pair of tokens; leave it out")
         return self
+
+    def inducing_points(self, queries: int, keys: int) -> int:
+        """How many points so many tokens attend through; 0 where scoring every pair is less, or is asked for."""
+        fewer = self.points * (queries + keys) < queries * keys
+        return self.points if self.form == "gated" and fewer else 0
 
     def build(self, x: Size, y: Size) -> nn.Module:
         """An adapter for a target's matrix of size `x` and a source's of size `y`."""

@@ -13,7 +13,11 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from typing_extensions import override
 
+from mergenet import randomness
 from mergenet.config import Choice, InputError, Options
+
+EXACT_UP_TO = 1024
+OVERSAMPLING, POWER_ITERATIONS = 8, 4
 
 
 class Encoder(ABC):
@@ -78,7 +82,7 @@ class WholeEncoder(Encoder):
 class SvdEncoder(Encoder):
     """A = B'W for m <= n, A = W B for m > n, where B is an orthonormal basis of the shorter side.
 
-    The first basis holds the leading singular vectors. Later ones follow the weight by subspace
+    The first basis holds the leading singular vectors (of a large weight a near match). Later ones follow the weight by subspace
     iteration from the last basis, with the signs of a positive diagonal: a fresh SVD flips signs and
     turns the basis between calls, so the adapter would see a jump where the weight made none.
     """
@@ -103,8 +107,7 @@ class SvdEncoder(Encoder):
     def refresh(self, weight: Tensor) -> None:
         upright = weight if self._wide else weight.T
         if self._basis is None:
-            left, _, _ = torch.linalg.svd(upright, full_matrices=False)
-            self._basis = left[:, : self._rank].contiguous()
+            self._basis = _leading_directions(upright, self._rank)
             return
         for _ in range(self._iterations):
             self._basis = _orthonormal(upright @ (upright.T @ self._basis))
@@ -131,6 +134,25 @@ class SvdEncoder(Encoder):
     @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._basis = state.get("basis")
+
+
+def _leading_directions(weight: Tensor, rank: int) -> Tensor:
+    """Left singular vectors (m, rank) of the `rank` largest singular values of `weight` (m, n), m <= n.
+
+    Above `EXACT_UP_TO` an exact decomposition, whose cost grows with the cube of m, would take minutes; there
+    they are found in a sketch of a few more directions (Halko, Martinsson and Tropp 2011, Algorithm 4.4).
+    """
+    rows, columns = weight.shape
+    if rows <= EXACT_UP_TO:
+        left, _, _ = torch.linalg.svd(weight, full_matrices=False)
+        return left[:, :rank].contiguous()
+    sketched = min(rank + OVERSAMPLING, rows)
+    draw = torch.randn(columns, sketched, generator=randomness.generator("sketch", rows, columns, sketched))
+    span = _orthonormal(weight @ draw.to(weight))
+    for _ in range(POWER_ITERATIONS):
+        span = _orthonormal(weight @ (weight.T @ span))
+    left, _, _ = torch.linalg.svd(span.T @ weight, full_matrices=False)
+    return span @ left[:, :rank]
 
 
 def _orthonormal(columns: Tensor) -> Tensor:

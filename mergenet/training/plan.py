@@ -91,8 +91,8 @@ def _contents(experiment: Experiment, data: Mapping[str, Images]) -> Contents:
     learners = experiment.learners.items()
     return Contents(
         data={name: images.digest() for name, images in data.items()},
-        weights={name: read_weights(l.model, l.weights).digest for name, l in learners if l.weights is not None},
-        code={name: code_digest(l.model) for name, l in learners if names_code(l.model)},
+        weights={name: read_weights(one.model, one.weights).digest for name, one in learners if one.weights},
+        code={name: code_digest(one.model) for name, one in learners if names_code(one.model)},
     )
 
 
@@ -111,11 +111,10 @@ def _outline(name: str, options: LearnerOptions, data: Mapping[str, Images]) -> 
     try:
         if options.frozen:
             return outline(frozen_weights(options))
-        with torch.device("meta"):
-            model = find_model(options.model).build(data[options.trained_task.data].classes)
+        model = find_model(options.model).sketch(data[options.trained_task.data].classes)
     except InputError as error:
         raise InputError(f"learners.{name}.{'weights' if options.frozen else 'model'}: {error}") from None
-    if options.weights is not None:
+    if options.weights:
         _check_weights(f"learners.{name}.weights", options, model)
     return dict(model.named_parameters())
 
