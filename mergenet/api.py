@@ -91,8 +91,8 @@ def run(
         workers: processes that share each batch, on Ray Train above 1.
         device: auto (a GPU where there is one), cpu or cuda.
         threads: torch's a process on a CPU; another number may round differently.
-        mlflow: where the record is mirrored to: a tracking URI, `off`, or `auto` (`$MLFLOW_TRACKING_URI`, else SQLite
-            in `runs`, where MLflow is installed).
+        mlflow: where the record is mirrored to: a tracking URI, `off`, or `auto` (`$MERGENET_MLFLOW`, else
+            `$MLFLOW_TRACKING_URI`, else SQLite in `runs`, where MLflow is installed).
         allow_code: whether models named `package.module:function` may run.
         quiet: no progress on standard error.
 
@@ -287,16 +287,19 @@ def _made_otherwise(job: Job) -> str | None:
 
 def _mirrored(folder: Path, mlflow: str, reporter: Reporter) -> AbstractContextManager[None]:
     """The record followed by MLflow while it grows, on the first rank, unless it is off or not to be had."""
+    if mlflow == "auto":
+        mlflow = os.environ.get("MERGENET_MLFLOW", "auto")
     if mlflow == "off" or ranks.rank() > 0:
         return nullcontext()
     if find_spec("mlflow") is None:
         if mlflow == "auto":
             return nullcontext()
-        raise InputError(f"--mlflow {mlflow}: MLflow is not installed: pip install mlflow, or leave it out")
+        raise InputError(f"--mlflow {mlflow}: MLflow is not installed: pip install mlflow, or say off")
     from tune.records import default_uri, mirrored
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(folder.parents[1]) if mlflow == "auto" else mlflow
-    return mirrored(folder, uri, reporter.say)
+    if mlflow == "auto":
+        mlflow = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(folder.parents[1])
+    return mirrored(folder, mlflow, reporter.say)
 
 
 def _launch(job: Job, reporter: Reporter) -> None:

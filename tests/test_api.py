@@ -1,0 +1,144 @@
+"""From Python: the same runs as from the command line, their records as data frames."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+import torch
+
+import mergenet
+from mergenet import load_experiment, read_run, resume, run
+from mergenet.config import InputError
+from mergenet.experiment import Experiment
+from mergenet.training.reporter import Silent
+from mergenet.training.run import RunSpec, execute
+from tests.compare import assert_runs_equal, final_state
+from tests.conftest import SMALL
+from tests.refused import refusal
+from tests.test_resume import StopAt
+
+OVERRIDES = {"training.epochs": 2, "transfers.main.cycle": 3}
+
+
+def train(folder: Path, **options: Any) -> mergenet.Run:
+    return run(load_experiment(SMALL), runs=folder, quiet=True, **options)
+
+
+def test_a_map_a_file_and_overrides_of_either_kind_give_one_experiment(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(json.dumps(SMALL))
+    texts = [f"{path}={value}" for path, value in OVERRIDES.items()]
+    found = [
+        load_experiment(what, how)
+        for what in (SMALL, str(tmp_path / "small.yaml"), tmp_path / "small.yaml")
+        for how in (OVERRIDES, texts)
+    ]
+    assert all(experiment == found[0] for experiment in found)
+    assert found[0].transfers["main"].cycle == 3 and found[0].learners["source"].training.epochs == 2
+
+
+def test_values_of_a_map_of_overrides_are_taken_as_they_are() -> None:
+    experiment = load_experiment(SMALL, {"transfers.main.encoding": {"svd": {"rank": 2}}, "name": "1e-3"})
+    assert experiment.name == "1e-3"
+    assert refusal(lambda: load_experiment(SMALL, {"training.epochs": "3"})).startswith("learners.source.training.epochs")
+    assert refusal(lambda: load_experiment(SMALL, {"transfers.mian.cycle": 3})).endswith("nearest is 'main'")
+
+
+def test_a_run_is_the_run_that_execute_makes(tmp_path: Path) -> None:
+    done = train(tmp_path / "runs", seed=3)
+    execute(RunSpec(load_experiment(SMALL), 3, {}, tmp_path / "plain"), Silent())
+    assert_runs_equal(done.folder, tmp_path / "plain")
+    assert done.folder.parent == tmp_path / "runs" / "small" and done.folder.name.endswith("-s3")
+    assert done.experiment == load_experiment(SMALL) and done.manifest["seed"] == 3
+
+
+def test_figures_are_every_recorded_line(tmp_path: Path) -> None:
+    done = train(tmp_path)
+    lines = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text().splitlines()]
+    assert isinstance(done.figures, pandas.DataFrame)
+    assert done.figures.to_dict("records") == lines
+    top1 = done.figures.query("learner == 'target' and split == 'test' and metric == 'top1'").value.item()
+    assert done.result is not None and top1 == done.result["learners"]["target"]["test"]["top1"]
+
+
+def test_a_run_that_has_not_begun_to_measure_has_an_empty_frame(tmp_path: Path) -> None:
+    done = train(tmp_path)
+    (done.folder / "metrics.jsonl").unlink()
+    assert len(done.figures) == 0 and "value" in done.figures.columns
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    folder = train(tmp_path).folder
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert train(tmp_path).folder == folder
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_unfinished_run_is_left_alone_and_resumed(tmp_path: Path) -> None:
+    experiment = load_experiment(SMALL, {"checkpoint.every": 1})
+    whole = run(experiment, runs=tmp_path / "whole", quiet=True)
+    folder = tmp_path / "cut" / whole.folder.relative_to(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        execute(RunSpec(experiment, 0, {}, folder), StopAt(3))
+    with pytest.raises(InputError, match="holds this run unfinished: go on with --resume"):
+        run(experiment, runs=tmp_path / "cut", quiet=True)
+    assert resume(folder, quiet=True).folder == folder
+    assert_runs_equal(whole.folder, folder)
+
+
+def test_a_trained_model_comes_back_with_its_weights(tmp_path: Path) -> None:
+    done = train(tmp_path)
+    model = done.model("target")
+    for name, value in final_state(done.folder)["learners"]["target"]["model"].items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert not model.training
+    with pytest.raises(InputError, match="nearest is 'target'"):
+        done.model("taget")
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
+    assert refusal(lambda: read_run(tmp_path)).endswith("no such file; a run's folder holds one")
+
+
+def test_data_that_is_nowhere_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    experiment = load_experiment("cifar100-self", {"training.epochs": 1})
+    assert "cifar100" in refusal(lambda: run(experiment, runs=tmp_path / "runs", data={"cifar100": tmp_path / "none"}))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_that_is_code_runs_only_with_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets_of_mine.py").write_text(
+        "from torch import nn\n\nprint('ran')\n\n\n"
+        "def flat(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    experiment = load_experiment(SMALL, {"learners.source.model": "nets_of_mine:flat"})
+    line = "learners.source.model: nets_of_mine:flat is code of yours that would run here; allow it with --allow-code"
+    assert refusal(lambda: run(experiment, runs="runs", quiet=True)).startswith(line)
+    assert "nets_of_mine" not in sys.modules and not Path("runs").exists()
+    done = run(experiment, runs="runs", quiet=True, allow_code=True)
+    assert done.result is not None and done.result["transfers"]["main"]["updates"] == 2
+    assert set(done.manifest["code"]) == {"source"}
+    other = experiment_with_comment(tmp_path, experiment)
+    assert other.manifest["cells"]["target"] != done.manifest["cells"]["target"], "the code counts"
+
+
+def experiment_with_comment(folder: Path, experiment: Experiment) -> mergenet.Run:
+    (folder / "nets_of_mine.py").write_text((folder / "nets_of_mine.py").read_text() + "# changed\n")
+    return run(experiment, runs="runs", quiet=True, allow_code=True)
+
+
+def test_importing_mergenet_brings_neither_torch_nor_what_runs_many() -> None:
+    heavy = "{'torch', 'ray', 'mlflow', 'optuna', 'pandas'}"
+    code = f"import mergenet, sys; assert not {heavy} & set(sys.modules); mergenet.run; assert 'torch' in sys.modules"
+    after = "; assert not {'ray', 'mlflow', 'optuna'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code + after], check=True)
+
+
+def test_what_is_not_there_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'ran'"):
+        mergenet.ran
