@@ -66,7 +66,11 @@ def list_command(root: str) -> None:
         figures = ("classes", "train", "test", "size", "digest")
         print_table(("name", "state"), figures, [_row(name, folder) for name, folder in there.items()])
     else:
-        click.echo(f"No data sets in {root}; mergenet data import NAME SOURCE --root {root} brings one in.")
+        _say_nothing_there(root)
+
+
+def _say_nothing_there(root: str) -> None:
+    click.echo(f"No data sets in {root}; mergenet data import NAME SOURCE --root {root} brings one in.")
 
 
 def _row(name: str, folder: Path) -> tuple[str, ...]:
@@ -92,6 +96,8 @@ def verify_command(names: tuple[str, ...], root: str) -> None:
     for name in names:
         if name not in there:
             raise InputError(f"no data '{name}' in {root}; {nearest(name, there)}")
+    if not there:
+        _say_nothing_there(root)
     broken = [wrong for name in names or there if (wrong := _verify(name, there[name]))]
     if broken:
         raise InputError("; ".join(broken))

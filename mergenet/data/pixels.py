@@ -58,14 +58,18 @@ def decode_all(encoded: Iterable[Encoded], count: int, fit: Fit) -> Tensor:
 
 def _decode(where: str, content: bytes | Path, square: int | None) -> NDArray[np.uint8]:
     """One image as RGB (3, H, W)."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(content if isinstance(content, Path) else io.BytesIO(content)) as opened:
+            if opened.mode[0] in "IF":  # Pillow would turn all but the darkest 256 greys to white
+                raise ValueError("it has more than 8 bits a channel; save it with 8")
             image = opened if opened.mode == "RGB" else opened.convert("RGB")
             if square is not None:
                 image = ImageOps.fit(image, (square, square), Image.Resampling.BILINEAR)
             return np.asarray(image).transpose(2, 0, 1)
+    except UnidentifiedImageError:  # which names an object and its address
+        raise InputError(f"{where}: not an image that can be read (cut short?): of no known kind") from None
     except Exception as error:  # broken bytes lead Pillow's readers to raise whatever Python does
         raise InputError(f"{where}: not an image that can be read (cut short?): {error}") from None
 
