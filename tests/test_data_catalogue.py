@@ -141,7 +141,7 @@ def test_what_is_refused_is_one_line_and_writes_nothing(mergenet: Mergenet, pets
     for line, start in (
         ("import pets source", "data pets: source/train/cat/1.png: not an image that can be read"),
         ("import pets sourse", "data pets: no file or folder sourse; nearest is 'source'"),
-        ("import ../pets source", "data ../pets: a name is made of"),
+        ("import ../pets source", "data ../pets: a name is up to 100 letters"),
         ("import pets source --size 0", "Invalid value for '--size'"),
         ("import pets source --format zip", "Invalid value for '--format'"),
         ("import pets source --format image-folder --label x", "data pets: --label means nothing for image-folder"),

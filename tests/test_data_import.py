@@ -415,6 +415,10 @@ def test_a_source_in_no_known_form_is_told_what_was_looked_for(few: Images, tmp_
     )
 
 
+def test_a_source_that_the_system_cannot_look_at_is_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path / (300 * "x"), tmp_path / "data").endswith("x cannot be read: File name too long")
+
+
 def test_a_source_in_two_forms_needs_a_choice(few: Images, ten: Images, tmp_path: Path) -> None:
     source = tmp_path / "source"
     data_sources.write_image_folder(source, few)
@@ -437,7 +441,7 @@ def test_a_wish_that_means_nothing_is_refused(ten: Images, tmp_path: Path) -> No
     assert refused(source, tmp_path / "data", size=16) == "--size means nothing for cifar-binary; leave it out"
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "digits"])
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "digits", 101 * "x"])
 def test_a_name_that_can_be_none_is_refused(few: Images, tmp_path: Path, name: str) -> None:
     source = data_sources.write_hugging_face(tmp_path / "source", few)
     refused(source, tmp_path / "data", name=name)

@@ -15,7 +15,7 @@ root_option = click.option(
 
 @click.group()
 def data() -> None:
-    """Images to train on: import them, list them, verify them."""
+    """Brings in images to train on, lists them, verifies them."""
 
 
 @data.command("import")
@@ -29,7 +29,9 @@ def data() -> None:
 def import_command(
     name: str, source: str, root: str, form: str, size: int | None, label: str | None, image: str | None
 ) -> None:
-    """Reads SOURCE and writes ROOT/NAME, a data set to train on by its NAME.
+    """Makes SOURCE a data set to train on by NAME.
+
+    It is read, written to ROOT/NAME as Parquet, and read back to compare every pixel.
 
     \b
     SOURCE is one of
@@ -57,7 +59,7 @@ def import_command(
 @data.command("list")
 @root_option
 def list_command(root: str) -> None:
-    """Lists the data sets in ROOT."""
+    """Lists what lies in ROOT."""
     from mergenet.cli.show import print_table
     from mergenet.data.catalogue import data_sets
 
@@ -89,7 +91,10 @@ def _row(name: str, folder: Path) -> tuple[str, ...]:
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @root_option
 def verify_command(names: tuple[str, ...], root: str) -> None:
-    """Reads every image of the data sets NAME, or of all in ROOT, and compares them with what was recorded."""
+    """Reads every image and compares with the record.
+
+    Of the data sets NAME, or of all in ROOT. Exit code 2 where something is wrong.
+    """
     from mergenet.data.catalogue import data_sets
 
     there = data_sets(Path(root))

@@ -16,7 +16,7 @@ from mergenet.data.formats.source import Found, Wishes
 from mergenet.data.parquet import write_split
 from mergenet.data.watch import Watch, unwatched
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def import_data(
@@ -46,7 +46,8 @@ def import_data(
         _refuse_name(name)
         if folder.exists() and not (folder / FILE).exists():
             raise InputError(f"{folder} is there already and holds no {FILE}; remove it or choose another name")
-        found = _read(source, form, wishes, watch)
+        with _readable(source):
+            found = _read(source, form, wishes, watch)
         description = describe(name, found.train, found.test, found.names)
     if folder.exists():
         _refuse_other_data(name, folder, description, watch)
@@ -62,7 +63,7 @@ def import_data(
 
 def _refuse_name(name: str) -> None:
     if not NAME.fullmatch(name):
-        raise InputError("a name is made of letters, digits, '.', '_' and '-', and begins with a letter or digit")
+        raise InputError("a name is up to 100 letters, digits, '.', '_' and '-', and begins with a letter or digit")
     if name == digits.NAME:
         raise InputError("comes with scikit-learn; choose another name")
 
@@ -78,8 +79,17 @@ def _read(source: Path, form: str | None, wishes: Wishes, watch: Watch) -> Found
     return FORMATS[form].read(source, wishes, watch)
 
 
+@contextmanager
+def _readable(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # no permission, a path too long, a disk that fails
+        raise InputError(f"{source} cannot be read: {error.strerror or error}") from None
+
+
 def _refuse_other_data(name: str, folder: Path, description: Description, watch: Watch) -> None:
-    there = read_description(folder).digest
+    with about(name):
+        there = read_description(folder).digest
     if there != description.digest:
         raise InputError(
             f"data {name}: {folder} is there already and holds other data "
