@@ -13,8 +13,9 @@ from PIL import Image
 from pyarrow import parquet
 from torch import Tensor
 
-from mergenet.data import cifar100, load_data
 from mergenet.data import digits as digits_module
+from mergenet.data import load_data
+from mergenet.data.catalogue import find_data_set
 from mergenet.data.images import Augmentation, Images, Split, Stream, hold_out
 from tests.refused import refusal
 
@@ -59,10 +60,11 @@ def test_each_channel_is_normalised_by_its_own_figures() -> None:
     assert data.normalise(one.images).flatten().tolist() == [2.0, 0.5]
 
 
-def test_digits_take_no_path_and_unknown_data_name_the_nearest() -> None:
-    assert refusal(lambda: load_data({"digits"}, {"digits": "x"})).startswith("data digits: ")
-    assert refusal(lambda: load_data({"digts"}, {})) == "no data 'digts'; nearest is 'digits'"
-    assert refusal(lambda: load_data({"digits"}, {"cifar10": "x"})) == "no data 'cifar10'; nearest is 'cifar100'"
+def test_digits_take_no_path_and_unknown_data_say_what_to_do(digits: Images) -> None:
+    assert refusal(lambda: load_data({"digits"}, {"digits": "x"})).startswith("data digits: comes with scikit-learn")
+    assert refusal(lambda: load_data({"digts"}, {})) == (
+        "data digts: needs its folder, --data digts=PATH, or mergenet data import digts SOURCE; nearest is 'digits'"
+    )
 
 
 def test_a_digest_sees_pixels_labels_and_their_order(digits: Images) -> None:
@@ -284,6 +286,11 @@ def cifar(cifar100_small: Path) -> Images:
     return load_data({"cifar100"}, {"cifar100": str(cifar100_small)})["cifar100"]
 
 
+def load_bare(folder: Path) -> Images:
+    """CIFAR-100 read anew from a folder without a description."""
+    return find_data_set("cifar100", folder).read()
+
+
 def rows_of(folder: Path, count: int = 6) -> dict[str, list[Any]]:
     """The first rows of the training split as columns."""
     table = parquet.read_table(folder / "train.parquet", columns=["image", "fine_label"]).slice(0, count)
@@ -325,35 +332,37 @@ def test_the_same_rows_in_numbered_parts_are_the_same_data(cifar: Images, cifar1
         table = parquet.read_table(cifar100_small / f"{name}.parquet")
         for part, rows in enumerate((table.slice(0, 700), table.slice(700))):
             parquet.write_table(rows.select(["fine_label", "image"]), tmp_path / f"{name}-{part:05d}-of-00002.parquet")
-    assert cifar100.load(tmp_path).digest() == cifar.digest()
+    assert load_bare(tmp_path).digest() == cifar.digest()
 
 
 def test_a_missing_part_is_named(cifar100_small: Path, tmp_path: Path) -> None:
     shutil.copy(cifar100_small / "train.parquet", tmp_path / "train-00000-of-00003.parquet")
     shutil.copy(cifar100_small / "train.parquet", tmp_path / "train-00002-of-00003.parquet")
-    refused = refusal(lambda: cifar100.load(tmp_path))
+    refused = refusal(lambda: load_bare(tmp_path))
     assert refused == f"data cifar100: {tmp_path}/train-00001-of-00003.parquet is missing, 2 of 3 parts are there"
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100, 2_000_000, -1])
 def test_a_file_cut_short_is_named(cifar100_small: Path, tmp_path: Path, kept: int) -> None:
+    shutil.copy(cifar100_small / "test.parquet", tmp_path)
     file = tmp_path / "train.parquet"
     file.write_bytes((cifar100_small / "train.parquet").read_bytes()[:kept])
-    assert refusal(lambda: cifar100.load(tmp_path)).startswith(f"data cifar100: {file} cannot be read (cut short?)")
+    assert refusal(lambda: load_bare(tmp_path)).startswith(f"data cifar100: {file} cannot be read (cut short?)")
 
 
 def test_a_file_with_turned_bits_is_named(cifar100_small: Path, tmp_path: Path) -> None:
+    shutil.copy(cifar100_small / "test.parquet", tmp_path)
     file = tmp_path / "train.parquet"
     content = bytearray((cifar100_small / "train.parquet").read_bytes())
     content[1000:20000] = bytes(byte ^ 0x5A for byte in content[1000:20000])
     file.write_bytes(content)
-    assert refusal(lambda: cifar100.load(tmp_path)).startswith(f"data cifar100: {file} ")
+    assert refusal(lambda: load_bare(tmp_path)).startswith(f"data cifar100: {file} ")
 
 
 BROKEN_ROWS: list[Any] = [
-    ("image", [b"no picture at all"], "row 0: not a PNG image"),
-    ("image", [b""], "row 0: not a PNG image"),
-    ("image", [None], "row 0: not a PNG image"),
+    ("image", [b"no picture at all"], "row 0: not an image that can be read"),
+    ("image", [b""], "row 0: not an image that can be read"),
+    ("image", [None], "row 0: not an image that can be read"),
     ("fine_label", [100], "fine_label outside 0 to 99"),
     ("fine_label", [-1], "fine_label outside 0 to 99"),
     ("fine_label", [None], "fine_label"),
@@ -367,7 +376,7 @@ def test_a_broken_row_is_named_with_its_file(
     rows = rows_of(cifar100_small)
     rows[column][: len(values)] = values
     written(tmp_path, rows, cifar100_small)
-    refused = refusal(lambda: cifar100.load(tmp_path))
+    refused = refusal(lambda: load_bare(tmp_path))
     assert refused.startswith(f"data cifar100: {tmp_path}/train.parquet") and part in refused
 
 
@@ -378,14 +387,14 @@ def test_labels_that_are_no_whole_numbers_are_refused(
     rows = rows_of(cifar100_small)
     rows["fine_label"] = [convert(label) for label in rows["fine_label"]]
     written(tmp_path, rows, cifar100_small)
-    assert f"{tmp_path}/train.parquet" in refusal(lambda: cifar100.load(tmp_path))
+    assert f"{tmp_path}/train.parquet" in refusal(lambda: load_bare(tmp_path))
 
 
 def test_a_png_cut_short_is_named(cifar100_small: Path, tmp_path: Path) -> None:
     rows = rows_of(cifar100_small)
     rows["image"][2] = rows["image"][2][:200]
     written(tmp_path, rows, cifar100_small)
-    assert f"{tmp_path}/train.parquet row 2: not a PNG image" in refusal(lambda: cifar100.load(tmp_path))
+    assert f"{tmp_path}/train.parquet row 2: not an image that can be read" in refusal(lambda: load_bare(tmp_path))
 
 
 def test_an_image_of_another_size_is_named(cifar100_small: Path, tmp_path: Path) -> None:
@@ -394,7 +403,7 @@ def test_an_image_of_another_size_is_named(cifar100_small: Path, tmp_path: Path)
     rows = rows_of(cifar100_small)
     rows["image"][1] = small.getvalue()
     written(tmp_path, rows, cifar100_small)
-    assert f"{tmp_path}/train.parquet row 1: an image of (3, 28, 28)" in refusal(lambda: cifar100.load(tmp_path))
+    assert f"{tmp_path}/train.parquet row 1: an image of (3, 28, 28)" in refusal(lambda: load_bare(tmp_path))
 
 
 @pytest.mark.parametrize("column", ["image", "fine_label"])
@@ -402,7 +411,7 @@ def test_a_missing_column_is_named_with_its_file(cifar100_small: Path, tmp_path:
     rows = rows_of(cifar100_small)
     del rows[column]
     written(tmp_path, rows, cifar100_small)
-    refused = refusal(lambda: cifar100.load(tmp_path))
+    refused = refusal(lambda: load_bare(tmp_path))
     (left,) = rows
     assert refused.endswith(f"{tmp_path}/train.parquet needs the columns image and fine_label; it has {left}")
 
@@ -410,15 +419,18 @@ def test_a_missing_column_is_named_with_its_file(cifar100_small: Path, tmp_path:
 def test_a_file_without_rows_is_named(cifar100_small: Path, tmp_path: Path) -> None:
     table = parquet.read_table(cifar100_small / "train.parquet").slice(0, 0)
     parquet.write_table(table, tmp_path / "train.parquet")
-    assert f"{tmp_path}/train.parquet has no rows" in refusal(lambda: cifar100.load(tmp_path))
+    shutil.copy(cifar100_small / "test.parquet", tmp_path)
+    assert f"{tmp_path}/train.parquet has no rows" in refusal(lambda: load_bare(tmp_path))
 
 
 def test_a_part_whose_number_is_no_number_is_named(cifar100_small: Path, tmp_path: Path) -> None:
     shutil.copy(cifar100_small / "train.parquet", tmp_path / "train-00000-of-many.parquet")
-    assert str(tmp_path) in refusal(lambda: cifar100.load(tmp_path))
+    assert str(tmp_path) in refusal(lambda: load_bare(tmp_path))
 
 
 def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
-    assert refusal(lambda: cifar100.load(None)) == "data cifar100: needs its folder, --data cifar100=PATH"
-    assert refusal(lambda: cifar100.load(tmp_path / "no")) == f"data cifar100: no folder {tmp_path / 'no'}"
-    assert refusal(lambda: cifar100.load(tmp_path)).startswith(f"data cifar100: {tmp_path} holds neither train.parquet")
+    assert refusal(lambda: load_data({"cifar100"}, {})).startswith(
+        "data cifar100: needs its folder, --data cifar100=PATH"
+    )
+    assert refusal(lambda: load_bare(tmp_path / "no")) == f"data cifar100: no folder {tmp_path / 'no'}"
+    assert refusal(lambda: load_bare(tmp_path)).startswith(f"data cifar100: {tmp_path} holds neither train.parquet")

@@ -44,13 +44,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Images:
-    """A data set: its splits and classes, and the channel means and deviations (of 255) it is normalised by."""
+    """A data set: its splits and classes, and the channel means and deviations (of 255) it is normalised by.
+
+    `names` are those of the classes, where they are known.
+    """
 
     train: Split
     test: Split
     classes: int
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    names: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 of pixels and labels in their order: the same data from other files has the same digest."""
@@ -58,7 +62,7 @@ class Images:
         for split in (self.train, self.test):
             for part in (split.images, split.labels):
                 sha.update(repr(tuple(part.shape)).encode())
-                sha.update(part.contiguous().numpy().tobytes())
+                sha.update(part.contiguous().numpy().data)
         return sha.hexdigest()
 
     def normalise(self, images: Tensor) -> Tensor:
