@@ -7,6 +7,7 @@ from types import FrameType
 import click
 
 from mergenet import __version__
+from mergenet.cli.export import export
 from mergenet.cli.models import models
 from mergenet.cli.train import train
 from mergenet.config import InputError
@@ -23,6 +24,7 @@ def commands(context: click.Context) -> None:
 
 commands.add_command(train)
 commands.add_command(models)
+commands.add_command(export)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
