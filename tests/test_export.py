@@ -230,13 +230,13 @@ def test_an_export_draws_no_random_numbers(finished: Path, tmp_path: Path) -> No
 
 def test_the_best_weights_are_exported_where_the_experiment_says_so(tmp_path: Path) -> None:
     change = {
-        "training": {"epochs": 4, "optimizer": {"sgd": {"lr": 0.3}}},
-        "evaluation": {"weights": "best"},
+        "training": {"epochs": 6, "optimizer": {"sgd": {"lr": 0.3}}},
+        "evaluation": {"weights": "best", "validation": 0.8},
         "transfers": {"main": {"enabled": False}},
     }
     run = train(tmp_path / "run", change)
     state = final_state(run)["learners"]
-    chosen = next(name for name in state if state[name]["best"]["tick"] != 20)
+    chosen = next(name for name in state if state[name]["best"]["tick"] != 6)
     folder = export_model(run, learner=chosen, program=False)
     assert folder == run / "export" / chosen
     weights, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mergenet.config import InputError, nearest
@@ -92,7 +92,7 @@ def export_model(
     module = _rebuild(model, classes, trained.weights)
     construction = _construction(options.model, model, classes)
     with _replacing(out) as folder:
-        save_file(dict(trained.weights), folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / WEIGHTS).write_bytes(save(dict(trained.weights), metadata={"format": "pt"}))
         if construction.module == BUILDER:
             shutil.copyfile(inspect.getfile(model.build), folder / BUILDER)
         config = _describe(trained, classes, construction, inputs)
