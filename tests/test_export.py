@@ -262,6 +262,17 @@ def test_without_the_data_there_is_no_program_and_the_weights_tell_the_classes(
     assert torch.equal(names["model"].classifier[1].weight, trained(run, "target").get_parameter("classifier.1.weight"))
 
 
+def test_what_the_record_tells_of_the_data_is_enough(run: Path) -> None:
+    told = {"path": "/nowhere", "classes": 10, "shape": [3, 8, 8], "mean": [0.5] * 3, "deviation": [0.25] * 3}
+    names = [f"the {digit}" for digit in range(10)]
+    for key, value in {**told, "names": names}.items():
+        edit(run / "manifest.json", "data", "digits", key, value=value)
+    folder = export_model(run)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["class_names"] == names and config["program"] == "model.pt2" and (folder / "model.pt2").exists()
+    assert config["input"] == {key: told[key] for key in ("shape", "mean", "deviation")}
+
+
 # --- a model of the user's own -----------------------------------------------------------------------------------
 
 OWN = """

@@ -8,7 +8,9 @@ import click
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--learner", metavar="NAME", help="Which of the run's learners.  [default: the clock's]")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The folder to write.  [default: RUN/export/LEARNER]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="The folder to write.  [default: RUN/export/LEARNER]"
+)
 @click.option("--no-program", is_flag=True, help="Leaves out model.pt2, the program that needs torch alone.")
 @click.option("--allow-code", is_flag=True, help="Lets a model of your own, package.module:function, run.")
 def export(run: Path, learner: str | None, out: Path | None, no_program: bool, allow_code: bool) -> None:

@@ -1,10 +1,9 @@
 """A trained learner alone: plain weights, how to build its model without this package, and a card of what it is."""
 
-import hashlib
 import inspect
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,35 +14,16 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mergenet.config import InputError, nearest
-from mergenet.data import load_data
-from mergenet.experiment import Experiment
+from mergenet.config import InputError
 from mergenet.models import Model, code_digest, find_model, names_code
 from mergenet.models.own import Own
 from mergenet.models.published import Published
 from mergenet.training.card import write_card
-from mergenet.training.checkpoint import CHECKSUM, STATE, checkpoints, load_checkpoint
-from mergenet.training.record import read_experiment, read_json, read_manifest, read_result
+from mergenet.training.record import read_json
+from mergenet.training.trained import Inputs, Trained, read_inputs, read_trained
 
 WEIGHTS, CONFIG, CARD, PROGRAM, BUILDER = "model.safetensors", "config.json", "README.md", "model.pt2", "model.py"
 FORMAT = "mergenet export 1"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A learner as its finished run left it.
-
-    Attributes:
-        weights: its state dict, the last or the best as the experiment says, contiguous.
-        tick: after which it was so.
-    """
-
-    name: str
-    experiment: Experiment
-    manifest: Mapping[str, Any]
-    result: Mapping[str, Any]
-    weights: Mapping[str, Tensor]
-    tick: int
 
 
 @dataclass(frozen=True)
@@ -53,16 +33,6 @@ class Construction:
     module: str
     function: str
     arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is known of the images: shape (channels, height, width), normalisation, and what the classes are called."""
-
-    shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    names: tuple[str, ...] | None
 
 
 def export_model(
@@ -84,13 +54,12 @@ def export_model(
         InputError: a run that has not finished, a learner that is unknown, frozen or diverged, weights that are not
             there, a model that cannot be exported, a folder that holds something else.
     """
-    trained = _read_trained(run, learner, allow_code)
+    trained = read_trained(run, learner, allow_code)
     out = out or run / "export" / trained.name
-    options = trained.experiment.learners[trained.name]
-    model = find_model(options.model)
-    classes, inputs = _read_data(trained, model)
+    model = find_model(trained.options.model)
+    classes, inputs = read_inputs(trained)
     module = _rebuild(model, classes, trained.weights)
-    construction = _construction(options.model, model, classes)
+    construction = _construction(trained.options.model, model, classes)
     with _replacing(out) as folder:
         (folder / WEIGHTS).write_bytes(save(dict(trained.weights), metadata={"format": "pt"}))
         if construction.module == BUILDER:
@@ -102,78 +71,6 @@ def export_model(
         (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
         write_card(folder / CARD, trained.experiment, trained.result, trained.manifest, config)
     return out
-
-
-# --- what was trained --------------------------------------------------------------------------------------------
-
-
-def _read_trained(run: Path, learner: str | None, allow_code: bool) -> Trained:
-    experiment, manifest, result = read_experiment(run), read_manifest(run), read_result(run)
-    if result is None or result["status"] != "finished":
-        how = "has not ended" if result is None else f"ended as {result['status']}"
-        raise InputError(f"export {run}: the run {how}; go on with mergenet train --resume {run}")
-    name = learner or experiment.clock
-    if name not in experiment.learners:
-        raise InputError(f"export {run}: no learner '{name}'; {nearest(name, experiment.learners)}")
-    options = experiment.learners[name]
-    if getattr(options, "frozen", False):
-        raise InputError(f"export {run}: '{name}' is frozen, its weights are those of its file; name another --learner")
-    if result["learners"][name]["diverged_at"] is not None:
-        raise InputError(f"export {run}: '{name}' diverged at tick {result['learners'][name]['diverged_at']}")
-    if names_code(options.model) and not allow_code:
-        raise InputError(f"export {run}: model '{options.model}' is code of yours; add --allow-code to let it run")
-    weights, tick = _read_weights(run, name, result["ticks"], best=experiment.evaluation.weights == "best")
-    return Trained(name, experiment, manifest, result, weights, tick)
-
-
-def _read_weights(run: Path, name: str, ticks: int, best: bool) -> tuple[dict[str, Tensor], int]:
-    """The learner's weights after the last tick, or its best ones, and the tick they are of."""
-    there = checkpoints(run / "checkpoints")
-    if not there:
-        raise InputError(f"export {run}: there is no checkpoint left, and the weights lie there")
-    if not _is_whole(there[-1]):
-        raise InputError(f"export {run}: checkpoint {there[-1].name} is broken, its checksum does not match")
-    state = load_checkpoint(there[-1])
-    if state["done"] != ticks:
-        raise InputError(f"export {run}: its last checkpoint is of tick {state['done']}, and the run went to {ticks}")
-    learner = state["learners"][name]
-    weights, tick = learner["model"], ticks
-    if best and learner["best"] is not None:
-        weights, tick = learner["best"]["weights"], learner["best"]["tick"]
-    plain = {key: value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()}
-    return plain, tick
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        with (checkpoint / STATE).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == (checkpoint / CHECKSUM).read_text().strip()
-    except OSError:
-        return False
-
-
-def _read_data(trained: Trained, model: Model) -> tuple[int, Inputs | None]:
-    """The number of classes, and what else the data tells while it is still there."""
-    name = trained.experiment.learners[trained.name].task.data
-    entry = trained.manifest["data"][name]
-    try:
-        images = load_data({name}, {name: entry["path"]} if entry["path"] else {})[name]
-    except InputError:
-        return _count_classes(trained, model), None
-    if images.digest() != entry["digest"]:
-        return _count_classes(trained, model), None
-    names = getattr(images, "names", None)
-    shape = tuple(images.test.images.shape[1:])
-    return images.classes, Inputs(shape, images.mean, images.deviation, tuple(names) if names else None)
-
-
-def _count_classes(trained: Trained, model: Model) -> int:
-    """The number of classes by the shape of the classifier."""
-    weight = trained.weights.get(f"{model.ports.get('classifier')}.weight")
-    if weight is None:
-        name = trained.experiment.learners[trained.name].task.data
-        raise InputError(f"export: data '{name}' is not where it was, and no classifier tells the number of classes")
-    return weight.shape[0]
 
 
 # --- the model ---------------------------------------------------------------------------------------------------
@@ -199,7 +96,7 @@ def _construction(name: str, model: Model, classes: int) -> Construction:
     return Construction(BUILDER, model.build.__name__, {"classes": classes})
 
 
-def _write_program(module: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+def _write_program(module: nn.Module, shape: Sequence[int], path: Path) -> None:
     """Traces `module` for any number of images; the program is kept if it agrees with the module on other numbers."""
     images = torch.randn(7, *shape, generator=torch.Generator().manual_seed(0))
     try:
@@ -217,7 +114,7 @@ def _write_program(module: nn.Module, shape: tuple[int, ...], path: Path) -> Non
 
 def _describe(trained: Trained, classes: int, construction: Construction, inputs: Inputs | None) -> dict[str, Any]:
     """What `config.json` holds."""
-    options = trained.experiment.learners[trained.name]
+    options = trained.options
     manifest, data = trained.manifest, options.task.data
     return {
         "format": FORMAT,
