@@ -285,6 +285,9 @@ net.ports = {"stem": "0"}
 def unnamed(classes):
     return nn.Sequential(nn.Linear(3, 5))
 
+def twice(classes):
+    return nn.Sequential(nn.Linear(3, classes), nn.ReLU(), nn.Linear(classes, classes), nn.Identity())
+
 def two(classes, width): ...
 def nothing(classes): return None
 def broken(classes): raise RuntimeError("no luck\\nat all")
@@ -312,6 +315,7 @@ def test_a_users_function_is_a_model_with_its_ports_and_its_classifier(own: str)
     assert model.ports == {"classifier": "2", "stem": "0"}
     assert find_port(dict(model.sketch(6).named_parameters()), "classifier", model.ports).shape == (6, 4)
     assert model.build(6)(torch.randn(2, 3, 3, 3)).shape == (2, 6)
+    assert find_model(f"{own}:twice").ports == {"classifier": "2"}
     assert find_model(f"{own}:unnamed").ports == {}
 
 
@@ -352,7 +356,7 @@ def test_a_users_model_that_is_none_is_refused_in_one_line(own: str, name: str, 
 
 @pytest.mark.parametrize(
     ("function", "line"),
-    [("nothing", "gave a NoneType and not a torch.nn.Module"), ("broken", "RuntimeError: no luck ({own}.py line 16)")],
+    [("nothing", "gave a NoneType and not a torch.nn.Module"), ("broken", "RuntimeError: no luck ({own}.py line 19)")],
 )
 def test_a_users_function_that_fails_is_refused_in_one_line(own: str, function: str, line: str) -> None:
     name = f"{own}:{function}"

@@ -8,6 +8,7 @@ import click
 
 from mergenet import __version__
 from mergenet.cli.data import data
+from mergenet.cli.export import export
 from mergenet.cli.models import models
 from mergenet.cli.train import train
 from mergenet.config import InputError
@@ -25,6 +26,7 @@ def commands(context: click.Context) -> None:
 commands.add_command(train)
 commands.add_command(models)
 commands.add_command(data)
+commands.add_command(export)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -25,7 +25,8 @@ def models(name: str | None, classes: int, allow_code: bool) -> None:
     else:
         named, others = _rows_of_ports(name, classes, allow_code)
         print_table(("port", "weight"), ("matrix",), named)
-        print_table(("every other weight is a port too",), ("matrix",), others)
+        if others:
+            print_table(("every other weight is a port too",), ("matrix",), others)
 
 
 def _rows_of_models(classes: int) -> Rows:

@@ -1,6 +1,5 @@
 """Weights from a file, or torchvision's own by their names: read without running code, each when it is asked for."""
 
-import hashlib
 import re
 import warnings
 import zipfile
@@ -8,15 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
-import torchvision
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mergenet.config import InputError, nearest
-from mergenet.models import find_model, names_code, published_names
+from mergenet.models import find_model
+from mergenet.models.hub import published_weights, sha256_of
 
 PICKLED = (".pt", ".pth", ".bin")
 SUFFIXES = (".safetensors", *PICKLED)
@@ -48,7 +46,7 @@ class Weights:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the file."""
-        return _sha256(self.path)
+        return sha256_of(self.path)
 
     def tensor(self, name: str) -> Tensor:
         """A copy of the tensor `name`.
@@ -105,7 +103,7 @@ def read_weights(model_name: str, weights: str) -> Weights:
         InputError: no such file or name, a file that is broken or holds anything but tensors, a download that failed.
     """
     is_file = weights.endswith(SUFFIXES) or "/" in weights or Path(weights).exists()
-    path = _file(weights) if is_file else _published(model_name, weights)
+    path = _file(weights) if is_file else published_weights(model_name, weights)
     shapes, read = _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickled(path)
     names = {_plain_name(name, shapes): name for name in shapes}
     auxiliary = AUXILIARY.get(model_name, ())
@@ -172,42 +170,3 @@ def _open_pickled(path: Path) -> Opened:
         if not isinstance(value, Tensor):
             raise InputError(f"weights {path}: holds no state dict: '{name}' is no tensor")
     return {name: tuple(value.shape) for name, value in values.items()}, lambda name: values[name].clone()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# --- torchvision's own -------------------------------------------------------------------------------------------
-
-
-def _published(model_name: str, weights: str) -> Path:
-    """The file of torchvision's weights, downloaded where torch.hub keeps files unless it is there already."""
-    url = _url(model_name, weights)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    wanted = torch.hub.HASH_REGEX.search(path.name)
-    prefix = wanted.group(1) if wanted else ""
-    if not path.exists():
-        _download(url, path, prefix)
-    if not _sha256(path).startswith(prefix):
-        raise InputError(f"weights {path}: its SHA-256 does not begin with {prefix}, as its name says; remove it")
-    return path
-
-
-def _url(model_name: str, weights: str) -> str:
-    if names_code(model_name) or model_name not in published_names():
-        raise InputError(f"weights {weights}: no such file, and torchvision has no weights for '{model_name}'")
-    known = torchvision.models.get_model_weights(model_name).__members__
-    if weights not in known:
-        near = nearest(weights, known)
-        raise InputError(f"weights {weights}: no such file, nor weights of torchvision's {model_name}; {near}")
-    return str(known[weights].url)
-
-
-def _download(url: str, path: Path, prefix: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix)
-    except (URLError, OSError, RuntimeError) as error:
-        raise InputError(f"weights {path}: not there, and {url} cannot be downloaded: {error}") from None

@@ -1,0 +1,136 @@
+"""A learner as its finished run left it: its weights, and what the record and the data tell of it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergenet.config import InputError, nearest
+from mergenet.data import load_data
+from mergenet.experiment import Experiment, LearnerOptions
+from mergenet.models import find_model, names_code
+from mergenet.training.checkpoint import CHECKSUM, STATE, checkpoints, load_checkpoint
+from mergenet.training.record import read_experiment, read_manifest, read_result
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained learner.
+
+    Attributes:
+        weights: its state dict, the last or the best as the experiment says, contiguous.
+        tick: after which it was so.
+    """
+
+    name: str
+    experiment: Experiment
+    manifest: Mapping[str, Any]
+    result: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    tick: int
+
+    @property
+    def options(self) -> LearnerOptions:
+        """The learner's own options."""
+        return self.experiment.learners[self.name]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of the images: shape (channels, height, width), normalisation, and what the classes are called."""
+
+    shape: Sequence[int]
+    mean: Sequence[float]
+    deviation: Sequence[float]
+    names: Sequence[str] | None
+
+
+# --- the learner -------------------------------------------------------------------------------------------------
+
+
+def read_trained(run: Path, learner: str | None, allow_code: bool) -> Trained:
+    """The learner of a finished run, the clock's where none is named.
+
+    Raises:
+        InputError: a run that has not finished, a learner that is unknown, frozen or diverged, a model of the user's
+            own without leave, weights that are not there.
+    """
+    experiment, manifest, result = read_experiment(run), read_manifest(run), read_result(run)
+    if result is None or result["status"] != "finished":
+        how = "has not ended" if result is None else f"ended as {result['status']}"
+        raise InputError(f"export {run}: the run {how}; go on with mergenet train --resume {run}")
+    name = learner or experiment.clock
+    if name not in experiment.learners:
+        raise InputError(f"export {run}: no learner '{name}'; {nearest(name, experiment.learners)}")
+    options = experiment.learners[name]
+    if getattr(options, "frozen", False):
+        raise InputError(f"export {run}: '{name}' is frozen, its weights are those of its file; name another --learner")
+    if result["learners"][name]["diverged_at"] is not None:
+        raise InputError(f"export {run}: '{name}' diverged at tick {result['learners'][name]['diverged_at']}")
+    if names_code(options.model) and not allow_code:
+        raise InputError(f"export {run}: model '{options.model}' is code of yours; add --allow-code to let it run")
+    weights, tick = _read_weights(run, name, result["ticks"], best=experiment.evaluation.weights == "best")
+    return Trained(name, experiment, manifest, result, weights, tick)
+
+
+def _read_weights(run: Path, name: str, ticks: int, best: bool) -> tuple[dict[str, Tensor], int]:
+    """The learner's weights after the last tick, or its best ones, and the tick they are of."""
+    there = checkpoints(run / "checkpoints")
+    if not there:
+        raise InputError(f"export {run}: there is no checkpoint left, and the weights lie there")
+    if not _is_whole(there[-1]):
+        raise InputError(f"export {run}: checkpoint {there[-1].name} is broken, its checksum does not match")
+    state = load_checkpoint(there[-1])
+    if state["done"] != ticks:
+        raise InputError(f"export {run}: its last checkpoint is of tick {state['done']}, and the run went to {ticks}")
+    learner = state["learners"][name]
+    weights, tick = learner["model"], ticks
+    if best and learner["best"] is not None:
+        weights, tick = learner["best"]["weights"], learner["best"]["tick"]
+    plain = {key: value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()}
+    return plain, tick
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        with (checkpoint / STATE).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == (checkpoint / CHECKSUM).read_text().strip()
+    except OSError:
+        return False
+
+
+# --- its data ----------------------------------------------------------------------------------------------------
+
+
+def read_inputs(trained: Trained) -> tuple[int, Inputs | None]:
+    """The number of classes, and what else the record tells, or the data while it is where it was.
+
+    Raises:
+        InputError: nothing tells the number of classes.
+    """
+    name = trained.options.task.data
+    entry = trained.manifest["data"][name]
+    if "shape" in entry:
+        return entry["classes"], Inputs(entry["shape"], entry["mean"], entry["deviation"], entry.get("names"))
+    try:
+        images = load_data({name}, {name: entry["path"]} if entry["path"] else {})[name]
+    except InputError:
+        return _count_classes(trained), None
+    if images.digest() != entry["digest"]:
+        return _count_classes(trained), None
+    shape = tuple(images.test.images.shape[1:])
+    return images.classes, Inputs(shape, images.mean, images.deviation, getattr(images, "names", None))
+
+
+def _count_classes(trained: Trained) -> int:
+    """The number of classes by the shape of the classifier."""
+    classifier = find_model(trained.options.model).ports.get("classifier")
+    weight = trained.weights.get(f"{classifier}.weight")
+    if weight is None:
+        data = trained.options.task.data
+        raise InputError(f"export: data '{data}' is not where it was, and no classifier tells the number of classes")
+    return weight.shape[0]
