@@ -8,7 +8,9 @@ import click
 
 from mergenet import __version__
 from mergenet.cli.models import models
+from mergenet.cli.sync import sync
 from mergenet.cli.train import train
+from mergenet.cli.ui import ui
 from mergenet.config import InputError
 
 
@@ -23,6 +25,8 @@ def commands(context: click.Context) -> None:
 
 commands.add_command(train)
 commands.add_command(models)
+commands.add_command(sync)
+commands.add_command(ui)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
