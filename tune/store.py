@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
-LOCKED_S = 3.0  # MLflow itself waits 20 s for a database that is locked, and 100 s for one that cannot be opened
+LOCKED_S = 2.0  # MLflow itself waits 20 s for a database that is locked, and 100 s for one that cannot be opened
 
 QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
