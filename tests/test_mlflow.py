@@ -28,7 +28,7 @@ from mergenet.training.run import RunSpec, execute
 from tests.conftest import SMALL
 from tests.refused import refusal
 from tune.follow import mirrored
-from tune.records import params, sync
+from tune.records import Mirror, params, sync
 from tune.store import QUIET, Away, connect, default_uri
 
 Point = tuple[str, int, float]
@@ -180,7 +180,10 @@ def test_params_are_the_experiment_by_dotted_path_with_common_training_once(reco
     assert "learners.target.training.epochs" not in found and "training.optimizer.sgd.lr" not in found
 
 
-def test_what_is_too_long_for_mlflow_is_cut_and_lists_are_text(record: Path, runs: Path) -> None:
+def test_what_is_too_long_for_mlflow_is_cut_and_lists_are_text(
+    record: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")  # MLflow would refuse it
     experiment = read_json(record / "experiment.json")
     experiment["learners"]["source"]["model"] = "x" * 7000
     experiment["evaluation"]["at"] = [0.3, 0.6]
@@ -251,6 +254,22 @@ def test_a_run_that_goes_on_is_reopened_and_gets_only_its_new_points(record: Pat
     assert len(mirror_of(record, uri).inputs.dataset_inputs) == 1
 
 
+def test_a_mirror_that_another_one_has_overtaken_doubles_nothing(record: Path, runs: Path) -> None:
+    """Both know what MLflow had when they asked; in between the file is cut back and grows again."""
+    uri, metrics = default_uri(runs), record / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    metrics.write_bytes(b"".join(lines[:16]))
+    slow = Mirror(record, uri)
+    assert slow.send() == 16
+    metrics.write_bytes(b"".join(lines[:6]))
+    assert slow.send() == 0
+    metrics.write_bytes(b"".join(lines[:20]))
+    assert (Mirror(record, uri).send(), slow.send()) == (4, 4)
+    assert len(sent(record, uri)) == 20
+    metrics.write_bytes(b"".join(lines))
+    assert slow.send() == len(lines) - 20 and sent(record, uri) == recorded(record)
+
+
 # --- while it runs -----------------------------------------------------------------------------------------------
 
 
@@ -282,6 +301,8 @@ def test_the_model_is_sent_once_and_again_only_when_it_is_another(record: Path, 
         (copy,) = (runs / "mlflow-artifacts").rglob("weights")
         assert copy.read_text() == content + ("" if sent_again else " untouched")
         copy.write_text(f"{content} untouched")
+        sync(record, uri)
+        assert copy.read_text() == f"{content} untouched"
 
 
 def test_a_run_that_was_refused_before_it_began_leaves_no_trace(runs: Path) -> None:
@@ -409,9 +430,13 @@ def test_a_locked_store_is_away_and_a_broken_one_too(record: Path, runs: Path) -
 # --- beside others -----------------------------------------------------------------------------------------------
 
 
-def test_two_syncs_at_once_that_make_the_store_make_one_run(record: Path, runs: Path) -> None:
+def test_two_syncs_at_once_after_one_that_died_while_making_the_store_make_one_run(record: Path, runs: Path) -> None:
     (runs / "mlflow.db").unlink()
     command = [sys.executable, "-m", "mergenet", "sync"]
+    dying = subprocess.Popen(command, env=environment())
+    wait_until(lambda: (runs / ".mlflow.db.new").exists())
+    dying.kill()
+    dying.wait()
     both = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
         for _ in range(2)

@@ -21,7 +21,7 @@ from tune.store import QUIET, alone, check_uri, reason, require_mlflow
 
 EVERY_S = 5.0
 PATIENCE_S = 60.0  # for the last sync with the model; MLflow that is away is noticed in a few seconds
-HASTE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
+HASTE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 
 
 @contextmanager

@@ -164,15 +164,20 @@ class Mirror:
         """Sends the record's small files and the model as artifacts, unless these very ones are there."""
         names = ("experiment.json", "manifest.json", "result.json")
         files = [path for name in names if (path := self.folder / name).exists()]
-        whole = [*files, *sorted(path for path in model.rglob("*") if path.is_file())] if model else files
-        mark = digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in whole])
-        if self._run.data.tags.get("mergenet.artifacts") == mark:
-            return
-        for path in files:
-            self._client.log_artifact(self.run_id, str(path))
-        if model is not None:
+        if self._is_new("record", files):
+            for path in files:
+                self._client.log_artifact(self.run_id, str(path))
+            self._tag_files("record", files)
+        weights = sorted(path for path in model.rglob("*") if path.is_file()) if model else []
+        if weights and self._is_new("model", weights):
             self._client.log_artifacts(self.run_id, str(model), "model")
-        self._client.set_tag(self.run_id, "mergenet.artifacts", mark)
+            self._tag_files("model", weights)
+
+    def _is_new(self, what: str, files: list[Path]) -> bool:
+        return bool(self._run.data.tags.get(f"mergenet.artifacts.{what}") != _hash_of(files))
+
+    def _tag_files(self, what: str, files: list[Path]) -> None:
+        self._client.set_tag(self.run_id, f"mergenet.artifacts.{what}", _hash_of(files))
 
     def mark(self, status: str) -> None:
         """Says in MLflow that the run is running, or how it ended."""
@@ -222,20 +227,22 @@ def _unfinished(folder: Path) -> str:
 
 
 class Lines:
-    """The lines of a growing file that were not read before; where the file was replaced, all of them."""
+    """The lines of a growing file that were not read before; all of them where it was cut back."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._inode = self._offset = 0
+        self._offset = 0
 
     def new(self) -> list[dict[str, Any]]:
-        """Whole lines only: the last one may be half written. What is no JSON is left out, as a resume would."""
+        """Whole lines only: the last one may be half written. What is no JSON is left out, as a resume would.
+
+        A file cut back and grown past the old end meanwhile is none the worse: a resumed run writes the same lines.
+        """
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
-            now = os.fstat(file.fileno())
-            if now.st_ino != self._inode or now.st_size < self._offset:
-                self._inode, self._offset = now.st_ino, 0
+            if file.seek(0, os.SEEK_END) < self._offset:
+                self._offset = 0
             file.seek(self._offset)
             whole, newline, _half = file.read().rpartition(b"\n")
         self._offset += len(whole) + len(newline)
@@ -294,6 +301,10 @@ def _artifacts_beside(uri: str) -> str | None:
 def _milliseconds(path: Path) -> int:
     """When a file was last written."""
     return path.stat().st_mtime_ns // 1_000_000
+
+
+def _hash_of(files: list[Path]) -> str:
+    return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
 def _cut(values: list[Any], most: int) -> Iterator[list[Any]]:

@@ -1,7 +1,6 @@
 """Where MLflow is, and a client of it that says nothing by itself and gives up soon."""
 
 import fcntl
-import os
 import re
 import sqlite3
 import textwrap
@@ -87,7 +86,7 @@ def _ready(database: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     with alone(database.parent):  # two migrations of one file break it
         if not database.exists():
-            aside = database.with_name(f".{database.name}.{os.getpid()}")
+            aside = database.with_name(f".{database.name}.new")
             aside.unlink(missing_ok=True)
             MlflowClient(f"sqlite:///{aside}")
             aside.replace(database)

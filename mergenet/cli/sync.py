@@ -12,7 +12,7 @@ from mergenet.config import InputError
 @click.argument("records", nargs=-1, metavar="[RUN]...")
 @click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
 @click.option(
-    "--to", "uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow's.  [default: mlflow.db in that folder]"
+    "--to", "uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="Another MLflow.  [default: RUNS/mlflow.db]"
 )
 def sync(records: tuple[str, ...], runs: str, uri: str | None) -> None:
     """Brings MLflow up to the records in the folders RUN, or to all there are; what it has already is not sent again.
