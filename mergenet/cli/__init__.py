@@ -10,7 +10,9 @@ from mergenet import __version__
 from mergenet.cli.data import data
 from mergenet.cli.export import export
 from mergenet.cli.models import models
+from mergenet.cli.sync import sync
 from mergenet.cli.train import train
+from mergenet.cli.ui import ui
 from mergenet.config import InputError
 
 
@@ -27,6 +29,8 @@ commands.add_command(train)
 commands.add_command(models)
 commands.add_command(data)
 commands.add_command(export)
+commands.add_command(sync)
+commands.add_command(ui)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

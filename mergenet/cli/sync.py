@@ -1,0 +1,52 @@
+"""`mergenet sync`: sends records to MLflow."""
+
+import os
+from pathlib import Path
+
+import click
+
+from mergenet.config import InputError
+
+
+@click.command()
+@click.argument("records", nargs=-1, metavar="[RUN]...")
+@click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
+@click.option(
+    "--to", "uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="Another MLflow.  [default: RUNS/mlflow.db]"
+)
+def sync(records: tuple[str, ...], runs: str, uri: str | None) -> None:
+    """Brings MLflow up to the records in the folders RUN, or to all there are; what it has already is not sent again.
+
+    \b
+    mergenet sync
+    mergenet sync runs/digits-cross-structure/e08ba74b-s0 --to http://127.0.0.1:5000
+    """
+    from tune.store import QUIET, default_uri
+
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    from tune.records import check_record
+
+    folders = [Path(record) for record in records] or _all_records(Path(runs))
+    for folder in folders:
+        check_record(folder)
+    for folder in folders:
+        _send(folder, uri or default_uri(folder.absolute().parents[1]))
+
+
+def _all_records(runs: Path) -> list[Path]:
+    found = sorted(path.parent for path in runs.glob("*/*/manifest.json"))
+    if not found:
+        raise InputError(f"{runs} holds no records; name a run's folder, or --runs DIR")
+    return found
+
+
+def _send(folder: Path, uri: str) -> None:
+    from tune.records import sync
+    from tune.store import Away
+
+    try:
+        sent = sync(folder, uri)
+    except Away as error:
+        raise click.ClickException(f"MLflow at {uri} is away ({error}); {folder} is not sent") from None
+    points = f"{sent.points} new point{'' if sent.points == 1 else 's'}"
+    click.echo(f"{folder}  {sent.status}, {points}")

@@ -1,0 +1,312 @@
+"""A run's record, mirrored to MLflow.
+
+The record is the truth. What is sent is worked out from its files and from what MLflow has already, so it can be
+sent while the run goes on, after it, twice, or by two processes, and comes out the same: the MLflow run is found by
+a tag, and a point's time follows from its tick, so that MLflow knows a point it has.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergenet.config import InputError, digest
+from tune.store import alone, check_uri, connect, database_of, reaching, require_mlflow
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+
+STATUS = {
+    "running": "RUNNING",
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+    "killed": "KILLED",
+}
+POINTS, VALUES = 1000, 100  # most that MLflow takes in one request: metrics, params or tags
+LONGEST = 6000  # characters of a param that MLflow keeps
+DIGEST = 36  # characters of a data set's digest that MLflow keeps
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a sync did: the MLflow run's id, how many points were new, and the record's status."""
+
+    run_id: str
+    points: int
+    status: str
+
+
+def sync(folder: Path, uri: str, model: Path | None = None) -> Sent:
+    """Brings MLflow up to a record that is being written, has ended, or was killed.
+
+    Args:
+        model: a folder to keep with the run, once it has ended, as its artifact `model`.
+
+    Raises:
+        InputError: no record, no such kind of store, or MLflow is not installed.
+        Away: MLflow cannot be reached now.
+    """
+    require_mlflow()
+    check_uri(uri)
+    check_record(folder)
+    with reaching(), alone(folder):
+        return bring_up(folder, uri, model, _unfinished)
+
+
+def bring_up(folder: Path, uri: str, model: Path | None, unfinished: Callable[[Path], str]) -> Sent:
+    """`sync` for who is alone in the folder; `unfinished` tells the status of a record without a result."""
+    status = _status(folder, unfinished)  # before the points: those of a run that has ended are all there
+    mirror = Mirror(folder, uri)
+    points = mirror.send()
+    if status != "running":
+        mirror.keep(model)
+    mirror.mark(status)
+    return Sent(mirror.run_id, points, status)
+
+
+class Mirror:
+    """The MLflow run of one record, made where there is none; for one process at a time."""
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        self.folder = folder
+        self._experiment = read(folder / "experiment.json")
+        self._manifest = read(folder / "manifest.json")
+        self._lines = Lines(folder / "metrics.jsonl")
+        self._client = connect(uri)
+        self._run = self._find_run(_artifacts_beside(uri))
+        self._describe()
+        self._ticks: dict[str, set[int]] = {}
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's name of the run."""
+        return str(self._run.info.run_id)
+
+    # --- what does not change ---
+
+    def _find_run(self, artifacts: str | None) -> "Run":
+        name, tags = str(self._experiment["name"]), _tags(self._manifest, self.folder)
+        found = self._client.get_experiment_by_name(name)
+        number = found.experiment_id if found else self._client.create_experiment(name, artifacts)
+        runs = self._client.search_runs([number], f"tags.`mergenet.run` = '{tags['mergenet.run']}'", max_results=1)
+        if runs:
+            return self._client.get_run(runs[0].info.run_id)
+        begun = _milliseconds(self.folder / "experiment.json")
+        return self._client.create_run(number, begun, tags, self.folder.name)
+
+    def _describe(self) -> None:
+        from mlflow.entities import Dataset, DatasetInput, Param
+
+        wanted = params(self._experiment)
+        new = [Param(key, wanted[key][:LONGEST]) for key in wanted if key not in self._run.data.params]
+        for some in _cut(new, VALUES):
+            self._client.log_batch(self.run_id, params=some, synchronous=True)
+        datasets = [
+            Dataset(
+                name,
+                data["digest"][:DIGEST],
+                source_type="local",
+                source=json.dumps({"path": data["path"]}),
+                profile=json.dumps({"digest": data["digest"]}),
+            )
+            for name, data in self._manifest["data"].items()
+        ]
+        if len(self._run.inputs.dataset_inputs if self._run.inputs else []) < len(datasets):
+            self._client.log_inputs(self.run_id, [DatasetInput(dataset) for dataset in datasets])
+
+    # --- what grows ---
+
+    def send(self) -> int:
+        """Sends the points that MLflow lacks; how many those were."""
+        points = list(self._new_points())
+        self._log(points)
+        return len(points)
+
+    def _new_points(self) -> Iterator["Metric"]:
+        from mlflow.entities import Metric
+
+        for line in self._lines.new():
+            key, tick = f"{line['learner']}/{line['split']}/{line['metric']}", line["tick"]
+            if line["value"] is not None and tick not in self._there(key):
+                self._there(key).add(tick)
+                yield Metric(key, line["value"], self._run.info.start_time + tick, tick)
+
+    def _there(self, key: str) -> set[int]:
+        """Ticks of a metric's points that MLflow has; it is asked once."""
+        if key not in self._ticks:
+            known = key in self._run.data.metrics
+            history = self._client.get_metric_history(self.run_id, key) if known else []
+            self._ticks[key] = {point.step for point in history}
+        return self._ticks[key]
+
+    def log_machine(self, figures: Mapping[str, float]) -> None:
+        """Sends figures of this machine, under its name; their step is the seconds since the run began."""
+        from mlflow.entities import Metric
+
+        now = round(time.time() * 1000)
+        second = (now - self._run.info.start_time) // 1000
+        points = [Metric(f"system/{platform.node()}/{name}", value, now, second) for name, value in figures.items()]
+        self._log(points)
+
+    def _log(self, points: list["Metric"]) -> None:
+        for some in _cut(points, POINTS):
+            self._client.log_batch(self.run_id, metrics=some, synchronous=True)
+
+    # --- how it ends ---
+
+    def keep(self, model: Path | None) -> None:
+        """Sends the record's small files and the model as artifacts, unless these very ones are there."""
+        names = ("experiment.json", "manifest.json", "result.json")
+        files = [path for name in names if (path := self.folder / name).exists()]
+        if self._is_new("record", files):
+            for path in files:
+                self._client.log_artifact(self.run_id, str(path))
+            self._tag_files("record", files)
+        weights = sorted(path for path in model.rglob("*") if path.is_file()) if model else []
+        if weights and self._is_new("model", weights):
+            self._client.log_artifacts(self.run_id, str(model), "model")
+            self._tag_files("model", weights)
+
+    def _is_new(self, what: str, files: list[Path]) -> bool:
+        return bool(self._run.data.tags.get(f"mergenet.artifacts.{what}") != _hash_of(files))
+
+    def _tag_files(self, what: str, files: list[Path]) -> None:
+        self._client.set_tag(self.run_id, f"mergenet.artifacts.{what}", _hash_of(files))
+
+    def mark(self, status: str) -> None:
+        """Says in MLflow that the run is running, or how it ended."""
+        self._client.set_tag(self.run_id, "mergenet.status", status)
+        if status == "running":
+            self._client.update_run(self.run_id, STATUS[status])
+        else:
+            files = [self.folder / name for name in ("manifest.json", "metrics.jsonl", "result.json")]
+            ended = max(_milliseconds(path) for path in files if path.exists())
+            self._client.set_terminated(self.run_id, STATUS[status], ended)
+
+
+# --- the record's files ------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file of a record.
+
+    Raises:
+        InputError: missing or broken.
+    """
+    try:
+        return dict(json.loads(path.read_text()))
+    except OSError:
+        raise InputError(f"{path}: no such file; a run's folder holds one") from None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: broken: {error}") from None
+
+
+def check_record(folder: Path) -> None:
+    """Raises:
+    InputError: the folder holds no record, or a broken one.
+    """
+    for name in ("experiment.json", "manifest.json"):
+        read(folder / name)
+
+
+def _status(folder: Path, unfinished: Callable[[Path], str]) -> str:
+    result = folder / "result.json"
+    return str(read(result)["status"]) if result.exists() else unfinished(folder)
+
+
+def _unfinished(folder: Path) -> str:
+    from mergenet.training.record import is_being_written  # brings torch, so not at the top
+
+    return "running" if is_being_written(folder) else "killed"
+
+
+class Lines:
+    """The lines of a growing file that were not read before; all of them where it was cut back."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """Whole lines only: the last one may be half written. What is no JSON is left out, as a resume would.
+
+        A file cut back and grown past the old end meanwhile is none the worse: a resumed run writes the same lines.
+        """
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._offset:
+                self._offset = 0
+            file.seek(self._offset)
+            whole, newline, _half = file.read().rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        return [value for line in whole.splitlines() if (value := _json(line)) is not None]
+
+
+def _json(line: bytes) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+# --- as MLflow has it --------------------------------------------------------------------------------------------
+
+
+def params(experiment: Mapping[str, Any]) -> dict[str, str]:
+    """The experiment as dotted path -> text; what all learners have in common of `training` stands there once."""
+    flat = dict(_flat(experiment, ""))
+    learners = list(experiment["learners"])
+    first = f"learners.{learners[0]}.training."
+    for path in [path.removeprefix(first) for path in flat if path.startswith(first)]:
+        each = [f"learners.{name}.training.{path}" for name in learners]
+        if len({flat.get(key) for key in each}) == 1:
+            flat[f"training.{path}"] = flat[each[0]]
+            for key in each:
+                del flat[key]
+    return flat
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def _tags(manifest: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    tags = {
+        "run": f"{manifest['hash']}-s{manifest['seed']}",
+        "folder": folder.name,
+        **{key: manifest[key] for key in ("hash", "seed", "commit", "world_size", "device", "threads")},
+        **{f"cell.{learner}": key for learner, key in manifest["cells"].items()},
+        **{f"data.{name}": data["digest"] for name, data in manifest["data"].items()},
+    }
+    return {f"mergenet.{key}": str(value) for key, value in tags.items() if value is not None}
+
+
+def _artifacts_beside(uri: str) -> str | None:
+    """Where the artifacts of an SQLite store lie: left to MLflow, they would litter the current folder."""
+    database = database_of(uri)
+    return (database.parent / "mlflow-artifacts").as_uri() if database else None
+
+
+def _milliseconds(path: Path) -> int:
+    """When a file was last written."""
+    return path.stat().st_mtime_ns // 1_000_000
+
+
+def _hash_of(files: list[Path]) -> str:
+    return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+
+
+def _cut(values: list[Any], most: int) -> Iterator[list[Any]]:
+    for start in range(0, len(values), most):
+        yield values[start : start + most]
