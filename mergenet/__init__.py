@@ -10,10 +10,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mergenet.api import Run, load_experiment, read_run, resume, run
+    from mergenet.api import Run, export_model, load_experiment, read_run, resume, run
 
 __version__ = version("mergenet")
-__all__ = ["Run", "__version__", "load_experiment", "read_run", "resume", "run"]
+__all__ = ["Run", "__version__", "export_model", "load_experiment", "read_run", "resume", "run"]
 
 
 def __getattr__(name: str) -> Any:

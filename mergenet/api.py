@@ -5,19 +5,22 @@ The doors of a notebook are `load_experiment`, `run`, `resume` and `read_run`, a
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from mergenet.config import InputError
 from mergenet.experiment import Experiment, load_experiment
 from mergenet.models import names_code
 from mergenet.training import ranks
+from mergenet.training.export import export_model
 from mergenet.training.plan import Plan, make_plan
 from mergenet.training.record import (
     is_being_written,
@@ -29,11 +32,12 @@ from mergenet.training.record import (
 )
 from mergenet.training.reporter import Reporter, Silent, Terminal
 from mergenet.training.run import RunSpec, data_of, execute, locate_data
+from mergenet.training.trained import build_trained, read_inputs, read_trained
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Run", "load_experiment", "read_run", "resume", "run"]
+__all__ = ["Run", "export_model", "load_experiment", "read_run", "resume", "run"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,16 @@ class Run:
         path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return DataFrame([json.loads(line) for line in lines], columns=columns)
+
+    def model(self, learner: str | None = None, allow_code: bool = False) -> nn.Module:
+        """A trained learner of the finished run (the clock's if left out) as a plain module on the CPU, in eval mode.
+
+        Raises:
+            InputError: the run has not finished, or the learner is unknown, frozen or diverged.
+        """
+        trained = read_trained(self.folder, learner, allow_code)
+        classes, _ = read_inputs(trained)
+        return build_trained(trained, classes)
 
 
 def run(
@@ -244,7 +258,7 @@ def train(job: Job, mlflow: str, reporter: Reporter) -> bool:
         raise InputError(found)
     if found:
         return False
-    with _mirrored(job.spec.folder, mlflow, reporter):
+    with _mirrored(job, mlflow, reporter):
         if job.workers > 1 and not ranks.launched_by_torchrun():
             _launch(job, reporter)
         else:
@@ -285,21 +299,47 @@ def _made_otherwise(job: Job) -> str | None:
     return None
 
 
-def _mirrored(folder: Path, mlflow: str, reporter: Reporter) -> AbstractContextManager[None]:
-    """The record followed by MLflow while it grows, on the first rank, unless it is off or not to be had."""
+@contextmanager
+def _mirrored(job: Job, mlflow: str, reporter: Reporter) -> Iterator[None]:
+    """The record followed by MLflow while it grows, and the trained clock learner sent when it has ended."""
+    uri = _tracking_uri(mlflow, job.spec.folder.parents[1]) if ranks.rank() == 0 else None
+    if uri is None:
+        yield
+        return
+    from tune.follow import mirrored
+
+    with (
+        TemporaryDirectory(prefix="mergenet-") as aside,
+        mirrored(job.spec.folder, uri, reporter.say, lambda: _exported(job, Path(aside))),
+    ):
+        yield
+
+
+def _tracking_uri(mlflow: str, runs: Path) -> str | None:
+    """Where the record is mirrored to; None for nowhere.
+
+    Raises:
+        InputError: MLflow is asked for by an address, and it is not installed.
+    """
     if mlflow == "auto":
         mlflow = os.environ.get("MERGENET_MLFLOW", "auto")
-    if mlflow == "off" or ranks.rank() > 0:
-        return nullcontext()
+    if mlflow == "off":
+        return None
     if find_spec("mlflow") is None:
         if mlflow == "auto":
-            return nullcontext()
+            return None
         raise InputError(f"--mlflow {mlflow}: MLflow is not installed: pip install mlflow, or say off")
-    from tune.records import default_uri, mirrored
+    from tune.store import default_uri
 
-    if mlflow == "auto":
-        mlflow = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(folder.parents[1])
-    return mirrored(folder, mlflow, reporter.say)
+    return (os.environ.get("MLFLOW_TRACKING_URI") or default_uri(runs)) if mlflow == "auto" else mlflow
+
+
+def _exported(job: Job, aside: Path) -> Path | None:
+    """The trained clock learner as plain weights; None where it diverged."""
+    folder, clock = job.spec.folder, job.spec.experiment.clock
+    if read_json(folder / "result.json")["learners"][clock]["diverged_at"] is not None:
+        return None
+    return export_model(folder, aside / clock, program=False, allow_code=True)
 
 
 def _launch(job: Job, reporter: Reporter) -> None:

@@ -24,6 +24,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store takes seconds to make; tests of the mirror ask for theirs."""
+    monkeypatch.setenv("MERGENET_MLFLOW", "off")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture(scope="session")
 def cifar100_small() -> Path:
     """A folder with real CIFAR-100 images, 20 train and 10 test a class, as Parquet."""

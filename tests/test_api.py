@@ -43,7 +43,7 @@ def test_a_map_a_file_and_overrides_of_either_kind_give_one_experiment(tmp_path:
 def test_values_of_a_map_of_overrides_are_taken_as_they_are() -> None:
     experiment = load_experiment(SMALL, {"transfers.main.encoding": {"svd": {"rank": 2}}, "name": "1e-3"})
     assert experiment.name == "1e-3"
-    assert refusal(lambda: load_experiment(SMALL, {"training.epochs": "3"})).startswith("learners.source.training.epochs")
+    assert refusal(lambda: load_experiment(SMALL, {"training.epochs": "3"})).startswith("training.epochs: ")
     assert refusal(lambda: load_experiment(SMALL, {"transfers.mian.cycle": 3})).endswith("nearest is 'main'")
 
 
@@ -52,7 +52,7 @@ def test_a_run_is_the_run_that_execute_makes(tmp_path: Path) -> None:
     execute(RunSpec(load_experiment(SMALL), 3, {}, tmp_path / "plain"), Silent())
     assert_runs_equal(done.folder, tmp_path / "plain")
     assert done.folder.parent == tmp_path / "runs" / "small" and done.folder.name.endswith("-s3")
-    assert done.experiment == load_experiment(SMALL) and done.manifest["seed"] == 3
+    assert done.experiment.dump() == load_experiment(SMALL).dump() and done.manifest["seed"] == 3
 
 
 def test_figures_are_every_recorded_line(tmp_path: Path) -> None:
@@ -141,4 +141,4 @@ def test_importing_mergenet_brings_neither_torch_nor_what_runs_many() -> None:
 
 def test_what_is_not_there_is_not_there() -> None:
     with pytest.raises(AttributeError, match="no attribute 'ran'"):
-        mergenet.ran
+        getattr(mergenet, "ran")  # noqa: B009

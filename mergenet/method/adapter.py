@@ -112,7 +112,9 @@ class PaperLayer(nn.Module):
     def __init__(self, x: Size, y: Size, options: "Lpka") -> None:
         super().__init__()
         self.attend = AxialAttention(x, y, options)
-        self.norms = nn.ModuleList(nn.LayerNorm(_seen_along(x, x_axis)[1], eps=NORM_EPS) for x_axis, _ in self.attend.axes)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(_seen_along(x, x_axis)[1], eps=NORM_EPS) for x_axis, _ in self.attend.axes
+        )
         self.mix = nn.Parameter(torch.ones(len(self.norms)), requires_grad=options.mix == "learned")
         hidden = 2 * options.width
         self.feed = nn.Sequential(

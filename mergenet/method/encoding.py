@@ -82,9 +82,9 @@ class WholeEncoder(Encoder):
 class SvdEncoder(Encoder):
     """A = B'W for m <= n, A = W B for m > n, where B is an orthonormal basis of the shorter side.
 
-    The first basis holds the leading singular vectors (of a large weight a near match). Later ones follow the weight by subspace
-    iteration from the last basis, with the signs of a positive diagonal: a fresh SVD flips signs and
-    turns the basis between calls, so the adapter would see a jump where the weight made none.
+    The first basis holds the leading singular vectors (of a large weight a near match). Later ones follow
+    the weight by subspace iteration from the last basis, with the signs of a positive diagonal: a fresh SVD
+    flips signs and turns the basis between calls, so the adapter would see a jump where the weight made none.
     """
 
     def __init__(self, shape: tuple[int, int], rank: int, iterations: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from mergenet.config import InputError
 from mergenet.models import Model, code_digest, find_model, names_code
@@ -20,7 +20,7 @@ from mergenet.models.own import Own
 from mergenet.models.published import Published
 from mergenet.training.card import write_card
 from mergenet.training.record import read_json
-from mergenet.training.trained import Inputs, Trained, read_inputs, read_trained
+from mergenet.training.trained import Inputs, Trained, build_trained, read_inputs, read_trained
 
 WEIGHTS, CONFIG, CARD, PROGRAM, BUILDER = "model.safetensors", "config.json", "README.md", "model.pt2", "model.py"
 FORMAT = "mergenet export 1"
@@ -58,7 +58,7 @@ def export_model(
     out = out or run / "export" / trained.name
     model = find_model(trained.options.model)
     classes, inputs = read_inputs(trained)
-    module = _rebuild(model, classes, trained.weights)
+    module = build_trained(trained, classes)
     construction = _construction(trained.options.model, model, classes)
     with _replacing(out) as folder:
         (folder / WEIGHTS).write_bytes(save(dict(trained.weights), metadata={"format": "pt"}))
@@ -74,17 +74,6 @@ def export_model(
 
 
 # --- the model ---------------------------------------------------------------------------------------------------
-
-
-def _rebuild(model: Model, classes: int, weights: Mapping[str, Tensor]) -> nn.Module:
-    """The module as a user will build it, with the weights, to be used."""
-    with torch.random.fork_rng(devices=[]):
-        module = model.build(classes)
-    try:
-        module.load_state_dict(dict(weights))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"export: the model does not take its weights as a plain state dict: {error}") from None
-    return module.eval()
 
 
 def _construction(name: str, model: Model, classes: int) -> Construction:
@@ -115,7 +104,7 @@ def _write_program(module: nn.Module, shape: Sequence[int], path: Path) -> None:
 def _describe(trained: Trained, classes: int, construction: Construction, inputs: Inputs | None) -> dict[str, Any]:
     """What `config.json` holds."""
     options = trained.options
-    manifest, data = trained.manifest, options.task.data
+    manifest, data = trained.manifest, options.trained_task.data
     return {
         "format": FORMAT,
         "model": options.model,

@@ -136,7 +136,7 @@ class _Run:
             data = data_of(spec.experiment, spec.data)
             plan = make_plan(spec.experiment, spec.seed, data, ranks.world())
         graph = Graph(spec.experiment, plan, data, spec.seed, self.device)
-        self._describe(plan, graph)
+        self._describe(plan, graph, data)
         self._resume(graph)
         self.begin = time.monotonic()
         self.reporter.start(plan.ticks, graph.done)
@@ -195,7 +195,7 @@ class _Run:
 
     # --- first and last ---
 
-    def _describe(self, plan: Plan, graph: Graph) -> None:
+    def _describe(self, plan: Plan, graph: Graph, data: Mapping[str, Images]) -> None:
         if self.record is None or (self.record.folder / "manifest.json").exists():
             return
         spec = self.spec
@@ -204,7 +204,8 @@ class _Run:
             "seed": spec.seed,
             "cells": plan.cells,
             "data": {
-                name: {"digest": digest, "path": spec.data.get(name)} for name, digest in plan.contents.data.items()
+                name: {"digest": digest, "path": spec.data.get(name), **_form_of(data[name])}
+                for name, digest in plan.contents.data.items()
             },
             "weights": dict(plan.contents.weights),
             "code": dict(plan.contents.code),
@@ -280,6 +281,17 @@ def _measured(learner: Learner, split: Split, tick: int) -> dict[str, float] | N
         return metrics
     learner.diverged_at = tick
     return None
+
+
+def _form_of(images: Images) -> dict[str, Any]:
+    """What a model trained on these images takes and gives."""
+    return {
+        "classes": images.classes,
+        "names": list(images.names),
+        "shape": list(images.train.images.shape[1:]),
+        "mean": list(images.mean),
+        "deviation": list(images.deviation),
+    }
 
 
 def _hash_of(tensors: Mapping[str, Tensor]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mergenet.config import InputError, nearest
 from mergenet.data import load_data
@@ -67,7 +67,7 @@ def read_trained(run: Path, learner: str | None, allow_code: bool) -> Trained:
     if name not in experiment.learners:
         raise InputError(f"export {run}: no learner '{name}'; {nearest(name, experiment.learners)}")
     options = experiment.learners[name]
-    if getattr(options, "frozen", False):
+    if options.frozen:
         raise InputError(f"export {run}: '{name}' is frozen, its weights are those of its file; name another --learner")
     if result["learners"][name]["diverged_at"] is not None:
         raise InputError(f"export {run}: '{name}' diverged at tick {result['learners'][name]['diverged_at']}")
@@ -103,6 +103,17 @@ def _is_whole(checkpoint: Path) -> bool:
         return False
 
 
+def build_trained(trained: Trained, classes: int) -> nn.Module:
+    """Its model for so many classes, with its weights, in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        module = find_model(trained.options.model).build(classes)
+    try:
+        module.load_state_dict(dict(trained.weights))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"export: the model does not take its weights as a plain state dict: {error}") from None
+    return module.eval()
+
+
 # --- its data ----------------------------------------------------------------------------------------------------
 
 
@@ -112,7 +123,7 @@ def read_inputs(trained: Trained) -> tuple[int, Inputs | None]:
     Raises:
         InputError: nothing tells the number of classes.
     """
-    name = trained.options.task.data
+    name = trained.options.trained_task.data
     entry = trained.manifest["data"][name]
     if "shape" in entry:
         return entry["classes"], Inputs(entry["shape"], entry["mean"], entry["deviation"], entry.get("names"))
@@ -123,7 +134,7 @@ def read_inputs(trained: Trained) -> tuple[int, Inputs | None]:
     if images.digest() != entry["digest"]:
         return _count_classes(trained), None
     shape = tuple(images.test.images.shape[1:])
-    return images.classes, Inputs(shape, images.mean, images.deviation, getattr(images, "names", None))
+    return images.classes, Inputs(shape, images.mean, images.deviation, images.names)
 
 
 def _count_classes(trained: Trained) -> int:
@@ -131,6 +142,6 @@ def _count_classes(trained: Trained) -> int:
     classifier = find_model(trained.options.model).ports.get("classifier")
     weight = trained.weights.get(f"{classifier}.weight")
     if weight is None:
-        data = trained.options.task.data
+        data = trained.options.trained_task.data
         raise InputError(f"export: data '{data}' is not where it was, and no classifier tells the number of classes")
     return weight.shape[0]
