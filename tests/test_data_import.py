@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import shutil
+import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -321,10 +322,10 @@ def malicious(file: Path) -> dict[str, bytes]:
         "a method": pickle.dumps({"data": Calls(np.zeros(3, dtype=np.uint8).tofile, str(file))}),
         "dotted": b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93.",
         "load": pickle.dumps({"data": Calls(np.load, str(file), None, True)}),
-        "codec": b"c_codecs\nencode\n(S'a'\nS'zip_codec'\ntR.",
+        "codec": b"c_codecs\ndecode\n(S'a'\nS'zip_codec'\ntR.",
         "objects": pickle.dumps({"data": np.array([object], dtype=object), "fine_labels": [0]}),
         "wide": pickle.dumps({"data": np.zeros((1, 3072), dtype=np.int64), "fine_labels": [0]}),
-        "state of a class": b"cnumpy\nndarray\n(N}S'a'\nK\x01stb.",
+        "signed": pickle.dumps({"data": np.zeros((200, 3072), dtype=np.int8), "fine_labels": [0] * 200}),
     }
 
 
@@ -335,6 +336,15 @@ def test_a_malicious_pickle_runs_nothing(hundred: Images, tmp_path: Path, kind: 
     (source / "train").write_bytes(malicious(proof)[kind])
     text = refused(source, tmp_path / "data")
     assert text.startswith(f"{source}/train cannot be read (cut short?): ") and not proof.exists()
+
+
+def test_a_pickle_cannot_change_what_the_next_one_meets(hundred: Images, tmp_path: Path) -> None:
+    source = data_sources.write_cifar100_pickles(tmp_path / "source", hundred)
+    whole = (source / "train").read_bytes()
+    for name in (b"numpy.core.multiarray\n_reconstruct", b"numpy\nndarray", b"numpy\ndtype", b"_codecs\nencode"):
+        sets_attribute = b"c" + name + b"\n(N}Vspoilt\nK\x01stb0"
+        (source / "train").write_bytes(b"\x80\x02" + sets_attribute + whole[2:])
+        assert "cannot be read" in refused(source, tmp_path / "data")
 
 
 def test_the_pickles_of_that_test_do_harm_where_nothing_holds_them(tmp_path: Path) -> None:
@@ -372,6 +382,16 @@ def test_an_archive_cut_short_is_named(hundred: Images, tmp_path: Path, write: W
     source.write_bytes(content[: int(kept * len(content))])
     text = refused(source, tmp_path / "data")
     assert text.startswith(str(source)) and "cannot be read (cut short?)" in text
+
+
+def test_files_of_the_same_name_elsewhere_in_an_archive_are_left_alone(hundred: Images, tmp_path: Path) -> None:
+    source = data_sources.write_cifar100_binary(tmp_path / "source", hundred)
+    packed = tmp_path / "both.tar.gz"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(source / "test.bin", "old/train.bin")
+        tar.add(source, "cifar-100-binary")
+        tar.add(source / "test.bin", "old/train.bin")
+    assert imported(packed, tmp_path / "data").digest() == hundred.digest()
 
 
 def test_a_missing_batch_is_named(ten: Images, tmp_path: Path) -> None:

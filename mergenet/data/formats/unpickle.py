@@ -67,11 +67,9 @@ class _FromBuffer(_StandIn):
 
 
 class _Encode(_StandIn):
-    """In place of the function by which Python 3 keeps bytes in old pickles."""
+    """In place of the function by which Python 3 keeps bytes in old pickles, as text in Latin-1."""
 
     def __new__(cls, text: Any, encoding: Any) -> Any:
-        if encoding not in ("latin1", b"latin1"):
-            raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
         return text.encode("latin1")
 
 
