@@ -333,6 +333,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "no run": (shutil.rmtree, "experiment.json: no such file; a run's folder holds one"),
     "not ended": (lambda run: (run / "result.json").unlink(), "the run has not ended; go on with"),
     "failed": (lambda run: edit(run / "result.json", "status", value="failed"), "the run ended as failed; go on with"),
+    "interrupted": (lambda run: edit(run / "result.json", "status", value="interrupted"), "ended as interrupted; go"),
     "diverged": (
         lambda run: edit(run / "result.json", "learners", "target", "diverged_at", value=3),
         "'target' diverged at tick 3",
