@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -453,6 +454,19 @@ def test_two_syncs_at_once_after_one_that_died_while_making_the_store_make_one_r
     assert sorted(outputs) == [(line, "") for line in sorted(shown)]
     assert sent(record, default_uri(runs)) == recorded(record)
     assert sorted(path.name for path in runs.iterdir()) == [".mlflow.lock", "mlflow-artifacts", "mlflow.db", "small"]
+
+
+def test_new_records_that_are_sent_at_once_and_twice_are_one_experiment_with_a_run_each(
+    runs: Path, original: Path
+) -> None:
+    folders = [Path(shutil.copytree(original, runs / "small" / f"0123abcd-s{seed}")) for seed in range(3)]
+    for seed, folder in enumerate(folders):
+        manifest = read_json(folder / "manifest.json")
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "seed": seed}))
+    with ThreadPoolExecutor(6) as threads:
+        outcomes = list(threads.map(lambda folder: sync(folder, default_uri(runs)), [*folders, *folders]))
+    assert len({outcome.run_id for outcome in outcomes}) == 3
+    assert all(sent(folder, default_uri(runs)) == recorded(folder) for folder in folders)
 
 
 def test_a_users_own_mlflow_is_untouched(record: Path, runs: Path) -> None:

@@ -89,14 +89,25 @@ class Mirror:
     # --- what does not change ---
 
     def _find_run(self, artifacts: str | None) -> "Run":
-        name, tags = str(self._experiment["name"]), _tags(self._manifest, self.folder)
-        found = self._client.get_experiment_by_name(name)
-        number = found.experiment_id if found else self._client.create_experiment(name, artifacts)
+        number, tags = self._find_experiment(artifacts), _tags(self._manifest, self.folder)
         runs = self._client.search_runs([number], f"tags.`mergenet.run` = '{tags['mergenet.run']}'", max_results=1)
         if runs:
             return self._client.get_run(runs[0].info.run_id)
         begun = _milliseconds(self.folder / "experiment.json")
         return self._client.create_run(number, begun, tags, self.folder.name)
+
+    def _find_experiment(self, artifacts: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        name = str(self._experiment["name"])
+        found = self._client.get_experiment_by_name(name)
+        try:
+            return str(found.experiment_id if found else self._client.create_experiment(name, artifacts))
+        except MlflowException:
+            found = self._client.get_experiment_by_name(name)  # a run beside this one was quicker to make it
+            if found is None:
+                raise
+            return str(found.experiment_id)
 
     def _describe(self) -> None:
         from mlflow.entities import Dataset, DatasetInput, Param
