@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -263,11 +264,13 @@ def test_a_mirror_that_another_one_has_overtaken_doubles_nothing(record: Path, r
     assert slow.send() == 16
     metrics.write_bytes(b"".join(lines[:6]))
     assert slow.send() == 0
-    metrics.write_bytes(b"".join(lines[:20]))
+    metrics.write_bytes(b"".join(lines[:18]) + lines[18][:-9])
+    assert slow.send() == 2
+    metrics.write_bytes(b"".join(lines[:22]))
     assert (Mirror(record, uri).send(), slow.send()) == (4, 4)
-    assert len(sent(record, uri)) == 20
+    assert len(sent(record, uri)) == 22
     metrics.write_bytes(b"".join(lines))
-    assert slow.send() == len(lines) - 20 and sent(record, uri) == recorded(record)
+    assert slow.send() == len(lines) - 22 and sent(record, uri) == recorded(record)
 
 
 # --- while it runs -----------------------------------------------------------------------------------------------
@@ -292,17 +295,21 @@ def test_a_run_is_followed_and_ended_with_its_model_and_the_machines_figures(run
     assert sync(folder, uri).points == 0 and len(sent(folder, uri, ("system/",))) == before
 
 
-def test_the_model_is_sent_once_and_again_only_when_it_is_another(record: Path, runs: Path) -> None:
+def test_artifacts_are_sent_once_and_again_only_when_they_are_others(record: Path, runs: Path) -> None:
     uri, model = default_uri(runs), runs.parent / "model"
     model.mkdir()
-    for content, sent_again in (("a", True), ("a", False), ("b", True)):
-        (model / "weights").write_text(content)
-        sync(record, uri, model)
-        (copy,) = (runs / "mlflow-artifacts").rglob("weights")
-        assert copy.read_text() == content + ("" if sent_again else " untouched")
-        copy.write_text(f"{content} untouched")
-        sync(record, uri)
-        assert copy.read_text() == f"{content} untouched"
+    (model / "weights").write_text("first")
+    kept = runs / "mlflow-artifacts" / sync(record, uri, model).run_id / "artifacts"
+    copies = [kept / "result.json", kept / "model" / "weights"]
+    for copy in copies:
+        copy.write_text("untouched")
+    sync(record, uri, model)
+    sync(record, uri)
+    assert [copy.read_text() for copy in copies] == ["untouched", "untouched"]
+    (model / "weights").write_text("second")
+    (record / "result.json").write_text('{"status": "failed"}')
+    sync(record, uri, model)
+    assert [copy.read_text() for copy in copies] == ['{"status": "failed"}', "second"]
 
 
 def test_a_run_that_was_refused_before_it_began_leaves_no_trace(runs: Path) -> None:
@@ -447,6 +454,19 @@ def test_two_syncs_at_once_after_one_that_died_while_making_the_store_make_one_r
     assert sorted(outputs) == [(line, "") for line in sorted(shown)]
     assert sent(record, default_uri(runs)) == recorded(record)
     assert sorted(path.name for path in runs.iterdir()) == [".mlflow.lock", "mlflow-artifacts", "mlflow.db", "small"]
+
+
+def test_new_records_that_are_sent_at_once_and_twice_are_one_experiment_with_a_run_each(
+    runs: Path, original: Path
+) -> None:
+    folders = [Path(shutil.copytree(original, runs / "small" / f"0123abcd-s{seed}")) for seed in range(3)]
+    for seed, folder in enumerate(folders):
+        manifest = read_json(folder / "manifest.json")
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "seed": seed}))
+    with ThreadPoolExecutor(6) as threads:
+        outcomes = list(threads.map(lambda folder: sync(folder, default_uri(runs)), [*folders, *folders]))
+    assert len({outcome.run_id for outcome in outcomes}) == 3
+    assert all(sent(folder, default_uri(runs)) == recorded(folder) for folder in folders)
 
 
 def test_a_users_own_mlflow_is_untouched(record: Path, runs: Path) -> None:

@@ -7,7 +7,6 @@ a tag, and a point's time follows from its tick, so that MLflow knows a point it
 
 import hashlib
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +27,6 @@ STATUS = {
     "interrupted": "KILLED",
     "killed": "KILLED",
 }
-POINTS, VALUES = 1000, 100  # most that MLflow takes in one request: metrics, params or tags
 LONGEST = 6000  # characters of a param that MLflow keeps
 DIGEST = 36  # characters of a data set's digest that MLflow keeps
 
@@ -91,22 +89,32 @@ class Mirror:
     # --- what does not change ---
 
     def _find_run(self, artifacts: str | None) -> "Run":
-        name, tags = str(self._experiment["name"]), _tags(self._manifest, self.folder)
-        found = self._client.get_experiment_by_name(name)
-        number = found.experiment_id if found else self._client.create_experiment(name, artifacts)
+        number, tags = self._find_experiment(artifacts), _tags(self._manifest, self.folder)
         runs = self._client.search_runs([number], f"tags.`mergenet.run` = '{tags['mergenet.run']}'", max_results=1)
         if runs:
             return self._client.get_run(runs[0].info.run_id)
         begun = _milliseconds(self.folder / "experiment.json")
         return self._client.create_run(number, begun, tags, self.folder.name)
 
+    def _find_experiment(self, artifacts: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        name = str(self._experiment["name"])
+        found = self._client.get_experiment_by_name(name)
+        try:
+            return str(found.experiment_id if found else self._client.create_experiment(name, artifacts))
+        except MlflowException:
+            found = self._client.get_experiment_by_name(name)  # a run beside this one was quicker to make it
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
     def _describe(self) -> None:
         from mlflow.entities import Dataset, DatasetInput, Param
 
         wanted = params(self._experiment)
         new = [Param(key, wanted[key][:LONGEST]) for key in wanted if key not in self._run.data.params]
-        for some in _cut(new, VALUES):
-            self._client.log_batch(self.run_id, params=some, synchronous=True)
+        self._client.log_batch(self.run_id, params=new, synchronous=True)
         datasets = [
             Dataset(
                 name,
@@ -125,7 +133,7 @@ class Mirror:
     def send(self) -> int:
         """Sends the points that MLflow lacks; how many those were."""
         points = list(self._new_points())
-        self._log(points)
+        self._client.log_batch(self.run_id, metrics=points, synchronous=True)
         return len(points)
 
     def _new_points(self) -> Iterator["Metric"]:
@@ -152,11 +160,7 @@ class Mirror:
         now = round(time.time() * 1000)
         second = (now - self._run.info.start_time) // 1000
         points = [Metric(f"system/{platform.node()}/{name}", value, now, second) for name, value in figures.items()]
-        self._log(points)
-
-    def _log(self, points: list["Metric"]) -> None:
-        for some in _cut(points, POINTS):
-            self._client.log_batch(self.run_id, metrics=some, synchronous=True)
+        self._client.log_batch(self.run_id, metrics=points, synchronous=True)
 
     # --- how it ends ---
 
@@ -227,7 +231,7 @@ def _unfinished(folder: Path) -> str:
 
 
 class Lines:
-    """The lines of a growing file that were not read before; all of them where it was cut back."""
+    """The lines of a growing file that were not read before."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -236,13 +240,11 @@ class Lines:
     def new(self) -> list[dict[str, Any]]:
         """Whole lines only: the last one may be half written. What is no JSON is left out, as a resume would.
 
-        A file cut back and grown past the old end meanwhile is none the worse: a resumed run writes the same lines.
+        A file that was cut back is waited for: a resumed run writes the same lines again.
         """
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < self._offset:
-                self._offset = 0
             file.seek(self._offset)
             whole, newline, _half = file.read().rpartition(b"\n")
         self._offset += len(whole) + len(newline)
@@ -305,8 +307,3 @@ def _milliseconds(path: Path) -> int:
 
 def _hash_of(files: list[Path]) -> str:
     return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
-
-
-def _cut(values: list[Any], most: int) -> Iterator[list[Any]]:
-    for start in range(0, len(values), most):
-        yield values[start : start + most]
