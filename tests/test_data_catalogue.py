@@ -159,7 +159,7 @@ def test_the_list_shows_imported_bare_and_broken_folders(
     shutil.copytree(root / "pets", root / "short")
     (root / "short" / "test.parquet").unlink()
     (root / "notes").mkdir()
-    (root / ".pets-x.importing").mkdir()
+    shutil.copytree(root / "pets", root / ".pets-x.importing")
     code, out, _ = mergenet("data", "list")
     rows = [line.split() for line in out.splitlines() if line.strip()]
     assert code == 0 and max(map(len, out.splitlines())) <= 80

@@ -168,14 +168,14 @@ def test_the_columns_that_a_user_names_are_read(few: Images, tmp_path: Path) -> 
     assert (other.classes, other.names, int(other.train.labels.sum())) == (1, ("0",), 0)
 
 
-def test_parts_without_a_total_are_read_in_the_order_of_their_numbers(few: Images, tmp_path: Path) -> None:
+def test_parts_without_a_total_are_read_in_the_order_of_their_numbers(hundred: Images, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
-    for number, label in enumerate(few.train.labels[:12].tolist()):
-        rows = {"image": [data_sources.png(few.train.images[number])], "label": [label]}
+    for number, label in enumerate(hundred.train.labels[:12].tolist()):
+        rows = {"image": [data_sources.png(hundred.train.images[number])], "label": [label]}
         parquet.write_table(pyarrow.table(rows), tmp_path / "source" / f"train_{number}.parquet")
     shutil.copy(tmp_path / "source" / "train_3.parquet", tmp_path / "source" / "validation.parquet")
     train = imported(tmp_path / "source", tmp_path / "data").train
-    assert torch.equal(train.images, few.train.images[:12]) and torch.equal(train.labels, few.train.labels[:12])
+    assert torch.equal(train.images, hundred.train.images[:12]) and torch.equal(train.labels, hundred.train.labels[:12])
 
 
 # --- folders of images -------------------------------------------------------------------------------------------
@@ -190,6 +190,11 @@ def test_a_folder_a_class_holds_the_same_images_under_the_same_names(few: Images
             kept = theirs.images[theirs.labels == few.names.index(name)]
             assert torch.equal(ours.images[ours.labels == label], kept)
         assert len(ours) == len(theirs)
+
+
+def test_classes_are_numbered_in_the_order_of_their_names(hundred: Images, tmp_path: Path) -> None:
+    source = data_sources.write_image_folder(tmp_path / "source", hundred)
+    assert imported(source, tmp_path / "data").names == tuple(sorted(hundred.names))
 
 
 def test_images_are_found_at_any_depth_and_other_files_are_left_alone(few: Images, tmp_path: Path) -> None:
@@ -271,11 +276,12 @@ def test_a_size_that_images_have_already_leaves_them_as_they_are(few: Images, tm
     assert imported(source, tmp_path / "data", size=32).digest() == few.digest()
 
 
-def test_a_test_image_of_another_size_is_named(few: Images, tmp_path: Path) -> None:
+def test_test_images_of_another_size_than_the_training_ones_are_named(few: Images, tmp_path: Path) -> None:
     source = data_sources.write_image_folder(tmp_path / "source", few)
-    file = next((source / "test" / "owl").iterdir())
-    Image.new("RGB", (28, 30)).save(file)
-    assert refused(source, tmp_path / "data").startswith(f"{file}: an image of (3, 30, 28), not (3, 32, 32)")
+    files = sorted((source / "test").glob("*/*.png"))
+    for file in files:
+        Image.new("RGB", (28, 30)).save(file)
+    assert refused(source, tmp_path / "data").startswith(f"{files[0]}: an image of (3, 30, 28), not (3, 32, 32)")
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
