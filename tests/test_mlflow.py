@@ -1,5 +1,6 @@
 """The mirror in MLflow: every point of the record once, however often it is sent and whatever breaks meanwhile."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -16,8 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from click.testing import CliRunner
+from mlflow import MlflowClient
 
 from mergenet.cli import commands
 from mergenet.cli.ui import ui
@@ -456,22 +459,45 @@ def test_two_syncs_at_once_after_one_that_died_while_making_the_store_make_one_r
     assert sorted(path.name for path in runs.iterdir()) == [".mlflow.lock", "mlflow-artifacts", "mlflow.db", "small"]
 
 
-def test_new_records_that_are_sent_at_once_and_twice_are_one_experiment_with_a_run_each(
-    runs: Path, original: Path
+def test_an_experiment_that_another_run_makes_at_the_same_moment_is_shared(
+    record: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = [Path(shutil.copytree(original, runs / "small" / f"0123abcd-s{seed}")) for seed in range(3)]
-    for seed, folder in enumerate(folders):
-        manifest = read_json(folder / "manifest.json")
-        (folder / "manifest.json").write_text(json.dumps({**manifest, "seed": seed}))
-    with ThreadPoolExecutor(6) as threads:
-        outcomes = list(threads.map(lambda folder: sync(folder, default_uri(runs)), [*folders, *folders]))
-    assert len({outcome.run_id for outcome in outcomes}) == 3
-    assert all(sent(folder, default_uri(runs)) == recorded(folder) for folder in folders)
+    create = MlflowClient.create_experiment
+
+    def after_another(client: MlflowClient, *arguments: Any) -> str:
+        create(client, *arguments)
+        return create(client, *arguments)
+
+    monkeypatch.setattr(MlflowClient, "create_experiment", after_another)
+    assert sync(record, default_uri(runs)).points == len(recorded(record))
+
+
+def test_a_record_is_locked_while_it_is_sent(record: Path, runs: Path) -> None:
+    """Held up in reading how the run ended, which is a pipe, a sync lets no other one in."""
+    pipe = record / "result.json"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as threads:
+        outcome = threads.submit(sync, record, default_uri(runs))
+        try:
+            wait_until(lambda: is_locked(record), within=10.0)
+        finally:
+            held_up = pipe.rename(record / "pipe")
+            pipe.write_text('{"status": "finished"}')
+            held_up.write_text('{"status": "finished"}')
+        assert outcome.result().status == "finished" and not is_locked(record)
+
+
+def is_locked(folder: Path) -> bool:
+    with (folder / ".mlflow.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def test_a_users_own_mlflow_is_untouched(record: Path, runs: Path) -> None:
-    import mlflow
-
     own = f"sqlite:///{runs / 'mlflow.db'}"
     mlflow.set_tracking_uri(own)
     with mlflow.start_run(experiment_id="0") as mine:
