@@ -32,7 +32,7 @@ from mergenet.training.record import (
 )
 from mergenet.training.reporter import Reporter, Silent, Terminal
 from mergenet.training.run import RunSpec, data_of, execute, locate_data
-from mergenet.training.trained import build_trained, read_inputs, read_trained
+from mergenet.training.trained import build_trained, read_trained
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -77,9 +77,7 @@ class Run:
         Raises:
             InputError: the run has not finished, or the learner is unknown, frozen or diverged.
         """
-        trained = read_trained(self.folder, learner, allow_code)
-        classes, _ = read_inputs(trained)
-        return build_trained(trained, classes)
+        return build_trained(read_trained(self.folder, learner, allow_code))
 
 
 def run(

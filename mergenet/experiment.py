@@ -273,12 +273,14 @@ class Contents:
     """SHA-256 of what an experiment only names.
 
     Attributes:
-        data: by the name of the data set.
+        data: of pixels and labels, by the name of the data set.
+        forms: what else a data set says to its learners (normalisation), by its name.
         weights: of the file that a learner starts from, by the learner.
         code: of the user's file that builds a learner's model, by the learner.
     """
 
     data: Mapping[str, str]
+    forms: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
 
@@ -287,7 +289,8 @@ def run_hash(experiment: Experiment, contents: Contents) -> str:
     """Names a run: the whole experiment with the contents of what it names."""
     plain = identity(experiment)
     plain["learners"] = {name: _described(name, learner, contents) for name, learner in experiment.learners.items()}
-    return digest({"numerics": NUMERICS, "experiment": plain, "data": dict(contents.data)})
+    data = {"data": dict(contents.data), "forms": dict(contents.forms)}
+    return digest({"numerics": NUMERICS, "experiment": plain, **data})
 
 
 def _described(name: str, learner: LearnerOptions, contents: Contents) -> dict[str, Any]:
@@ -343,7 +346,7 @@ def _own_description(experiment: Experiment, name: str, steps: Mapping[str, int]
     plain = _described(name, learner, contents)
     del plain["training"]["epochs"]  # counts through the steps
     for task in plain["task"].values():
-        task["data"] = contents.data[task["data"]]
+        task["data"] = [contents.data[task["data"]], contents.forms.get(task["data"])]
     return [plain, steps[name]]
 
 

@@ -15,6 +15,9 @@ from mergenet.data.images import Images
 from mergenet.experiment import Experiment
 from mergenet.models import find_model
 
+REAL = Path(os.environ.get("MERGENET_DATA") or "data").absolute()
+"""Where real data lies."""
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -25,16 +28,17 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store takes seconds to make; tests of the mirror ask for theirs."""
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is found but what a test names; no mirror, for a store takes seconds to make."""
+    for variable in ("MERGENET_DATA", "MERGENET_RUNS", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("MERGENET_MLFLOW", "off")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.fixture(scope="session")
 def cifar100_small() -> Path:
     """A folder with real CIFAR-100 images, 20 train and 10 test a class, as Parquet."""
-    folder = Path(os.environ.get("MERGENET_DATA", "data")) / "small" / "cifar100"
+    folder = REAL / "small" / "cifar100"
     if not folder.is_dir():
         pytest.skip(f"needs real CIFAR-100 in {folder}; set MERGENET_DATA")
     return folder

@@ -82,19 +82,22 @@ BAD: list[tuple[str, str]] = [
     ("train small.yaml check\npoint=1", "check point: unknown key; nearest is 'checkpoint'"),
     ("train small.yaml checkpoint={", "override 'checkpoint={' line 1: not YAML"),
     ("train small.yaml checkpoint.every=0", "checkpoint.every: input should be greater than 0"),
-    ("train small.yaml clock=teacher", "clock: no learner 'teacher'"),
+    ("train small.yaml clock=teacher", "clock: 'teacher' is no learner"),
     ("train small.yaml transfers.main.from=sorce.fc", "transfers.main.from: no learner 'sorce'; nearest is 'source'"),
     ("train small.yaml transfers.main.to=target.irb99", "transfers.main.to: mobilenet_v2-narrow: no port 'irb99'"),
     ("train small.yaml transfers.main.encoding.svd.rank=99", "transfers.main.encoding: rank 99 is above 10"),
     ("train small.yaml transfers.main.encoding=sdv", "transfers.main.encoding: unknown choice 'sdv'; nearest is 'svd'"),
     ("train small.yaml learners.target.model=resnet", "learners.target.model: no model 'resnet'"),
     ("train small.yaml learners.target.training.batch_size=9999", "learners.target.training.batch_size: 9999 is above"),
-    ("train small.yaml learners.target.task.classification.data=mnist", "no data 'mnist'; there is cifar100, digits"),
+    (
+        "train small.yaml learners.target.task.classification.data=mnist",
+        "data mnist: needs its folder, --data mnist=",
+    ),
     ("train cifar100-cross-structure", "data cifar100: needs its folder, --data cifar100=PATH"),
     ("train cifar100-cross-structure --data cifar100=none", "data cifar100: no folder none"),
     ("train small.yaml --data cifar100", "--data cifar100: write it as NAME=PATH"),
     ("train small.yaml --data digits=x", "data digits: comes with scikit-learn and takes no path"),
-    ("train small.yaml --data mnist=x", "no data 'mnist'"),
+    ("train small.yaml --data mnist=x", "--data mnist: this experiment reads digits and not mnist"),
     ("train small.yaml --workers 0", "Invalid value for '--workers'"),
     ("train small.yaml --workers 3", "learners.source.training.batch_size: 256 does not divide by 3 workers"),
     ("train small.yaml --seed -1", "Invalid value for '--seed'"),
@@ -252,7 +255,8 @@ def test_resume_refuses_a_run_whose_experiment_was_changed(mergenet: Mergenet, t
     (trained / "result.json").unlink()
     code, out, err = mergenet("train", "--resume", str(trained), "--device", "cpu")
     assert (code, out) == (2, "")
-    assert err == f"mergenet: --resume {trained}: experiment, data or numerics differ from those the run began with\n"
+    line = "experiment, data, weights or numerics differ from those the run began with"
+    assert err == f"mergenet: --resume {trained}: {line}\n"
 
 
 def test_resume_refuses_another_number_of_workers(mergenet: Mergenet, trained: Path) -> None:

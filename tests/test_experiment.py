@@ -150,7 +150,7 @@ def test_the_plan_knows_lengths_and_shapes(small: Make, digits: Images) -> None:
     transfer = plan.transfers["main"]
     assert (transfer.source, transfer.target) == ((10, 128), (56, 336))
     assert (transfer.encoded_source, transfer.encoded_target) == ((4, 128), (4, 336))
-    assert plan.contents == Contents({"digits": digits.digest()})
+    assert plan.contents == Contents({"digits": digits.digest()}, {"digits": [digits.mean, digits.deviation]})
 
 
 PLAN_REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -246,23 +246,6 @@ def test_the_best_weights_are_exported_where_the_experiment_says_so(tmp_path: Pa
     assert (config["weights"], config["tick"]) == ("best", state[chosen]["best"]["tick"])
 
 
-@pytest.mark.parametrize(("key", "value"), [("path", "/nowhere"), ("digest", "0" * 64)])
-def test_without_the_data_there_is_no_program_and_the_weights_tell_the_classes(
-    run: Path, key: str, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    edit(run / "manifest.json", "data", "digits", key, value=value)
-    folder = export_model(run)
-    config = json.loads((folder / "config.json").read_text())
-    assert (config["classes"], config["input"], config["program"]) == (10, None, None)
-    assert not (folder / "model.pt2").exists()
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(str(folder))
-    names: dict[str, Any] = {}
-    exec(card_code(folder), names)
-    sys.modules.pop("model")
-    assert torch.equal(names["model"].classifier[1].weight, trained(run, "target").get_parameter("classifier.1.weight"))
-
-
 def test_what_the_record_tells_of_the_data_is_enough(run: Path) -> None:
     told = {"path": "/nowhere", "classes": 10, "shape": [3, 8, 8], "mean": [0.5] * 3, "deviation": [0.25] * 3}
     names = [f"the {digit}" for digit in range(10)]
@@ -340,7 +323,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
         "'target' diverged at tick 3",
     ),
     "no checkpoint": (lambda run: shutil.rmtree(checkpoint(run)), "there is no checkpoint left"),
-    "broken checkpoint": (flip_a_bit, "checkpoint tick-00000005 is broken, its checksum does not match"),
+    "broken checkpoint": (flip_a_bit, "checkpoint tick-00000005 is broken (its checksum does not match)"),
     "checkpoint without checksum": (lambda run: (checkpoint(run) / "sha256").unlink(), "tick-00000005 is broken"),
     "earlier checkpoint": (
         lambda run: edit(run / "result.json", "ticks", value=9),

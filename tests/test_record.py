@@ -255,10 +255,13 @@ def test_the_recorded_experiment_is_the_one_that_ran(finished: tuple[Path, Exper
 
 def test_the_manifest_names_run_cells_data_and_surroundings(finished: tuple[Path, Experiment], digits: Images) -> None:
     folder, experiment = finished
-    manifest, digests = read_json(folder / "manifest.json"), {"digits": digits.digest()}
-    assert manifest["hash"] == run_hash(experiment, Contents(digests))
-    assert manifest["cells"] == cell_keys(experiment, 0, dict.fromkeys(experiment.learners, 5), Contents(digests), 5)
-    assert manifest["data"] == {"digits": {"digest": digests["digits"], "path": None}}
+    manifest = read_json(folder / "manifest.json")
+    contents = Contents({"digits": digits.digest()}, {"digits": [digits.mean, digits.deviation]})
+    assert manifest["hash"] == run_hash(experiment, contents)
+    assert manifest["cells"] == cell_keys(experiment, 0, dict.fromkeys(experiment.learners, 5), contents, 5)
+    form = {"classes": 10, "shape": [3, 8, 8], "mean": [0.3053] * 3, "deviation": [0.3761] * 3}
+    names = [str(digit) for digit in range(10)]
+    assert manifest["data"] == {"digits": {"digest": digits.digest(), "path": None, "names": names, **form}}
     assert (manifest["seed"], manifest["threads"], manifest["world_size"]) == (0, 1, 1)
     assert manifest["versions"]["torch"] == version("torch")
     assert {"python", "commit", "hardware"} <= manifest.keys()

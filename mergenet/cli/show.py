@@ -45,9 +45,11 @@ def print_plan(spec: RunSpec, plan: Plan, workers: int, folder: str) -> None:
     console.print(as_yaml(spec.experiment.dump()), markup=False, soft_wrap=True)
     learners = _table(("learner", "model"), ("parameters", "steps\nan epoch", "steps", "cell"))
     for name, learner in plan.learners.items():
-        model = spec.experiment.learners[name].model
-        figures = (f"{learner.parameters:,}", str(learner.steps_per_epoch), str(learner.steps), plan.cells[name][:8])
-        learners.add_row(name, model, *figures)
+        options = spec.experiment.learners[name]
+        figures = (str(learner.steps_per_epoch), str(learner.steps), plan.cells.get(name, "")[:8])
+        if options.frozen:
+            figures = ("-", "frozen", "-")
+        learners.add_row(name, options.model, f"{learner.parameters:,}", *figures)
     console.print(learners)
     if plan.transfers:
         transfers = _table(("transfer", "from and to"), ("weights", "encoded", "adapter\nparameters", "transfers"))

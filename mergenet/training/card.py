@@ -64,17 +64,13 @@ def _loading(config: Mapping[str, Any]) -> str:
 def _code(config: Mapping[str, Any]) -> str:
     build, inputs = config["build"], config["input"]
     arguments = ", ".join(f"{name}={value!r}" for name, value in build["arguments"].items())
-    code = (
+    return (
         "import torch\n"
         "from safetensors.torch import load_file\n\n"
         f"from {build['module'].removesuffix('.py')} import {build['function']}\n\n"
         f"model = {build['function']}({arguments})\n"
         'model.load_state_dict(load_file("model.safetensors"))\n'
         "model.eval()\n"
-    )
-    if inputs is None:
-        return code
-    return code + (
         f"\nimages = torch.zeros(1, {', '.join(map(str, inputs['shape']))}, dtype=torch.uint8)  # yours, RGB\n"
         f"mean = torch.tensor({inputs['mean']}).view(-1, 1, 1)\n"
         f"deviation = torch.tensor({inputs['deviation']}).view(-1, 1, 1)\n"

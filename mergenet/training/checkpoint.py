@@ -56,7 +56,7 @@ def recover_newest(folder: Path) -> tuple[Path | None, list[str]]:
         shutil.rmtree(unfinished)
     broken: list[str] = []
     for path in reversed(checkpoints(folder)):
-        problem = _problem(path)
+        problem = problem_of(path)
         if problem is None:
             return path, broken
         before = (
@@ -69,7 +69,8 @@ def recover_newest(folder: Path) -> tuple[Path | None, list[str]]:
     return None, broken
 
 
-def _problem(path: Path) -> str | None:
+def problem_of(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None where it is whole."""
     state, checksum = path / STATE, path / CHECKSUM
     if not state.is_file() or not checksum.is_file():
         return "a file is missing"

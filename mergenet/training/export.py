@@ -20,7 +20,7 @@ from mergenet.models.own import Own
 from mergenet.models.published import Published
 from mergenet.training.card import write_card
 from mergenet.training.record import read_json
-from mergenet.training.trained import Inputs, Trained, build_trained, read_inputs, read_trained
+from mergenet.training.trained import Trained, build_trained, read_trained
 
 WEIGHTS, CONFIG, CARD, PROGRAM, BUILDER = "model.safetensors", "config.json", "README.md", "model.pt2", "model.py"
 FORMAT = "mergenet export 1"
@@ -44,7 +44,7 @@ def export_model(
         run: the run's folder.
         out: the folder to write, `RUN/export/LEARNER` if left out; an export that is there already is replaced.
         learner: the clock's if left out.
-        program: also a `torch.export` program, if the data is there to tell the size of its images.
+        program: also a `torch.export` program.
         allow_code: whether a model of the user's own may run.
 
     Returns:
@@ -57,16 +57,15 @@ def export_model(
     trained = read_trained(run, learner, allow_code)
     out = out or run / "export" / trained.name
     model = find_model(trained.options.model)
-    classes, inputs = read_inputs(trained)
-    module = build_trained(trained, classes)
-    construction = _construction(trained.options.model, model, classes)
+    module = build_trained(trained)
+    construction = _construction(trained.options.model, model, trained.images["classes"])
     with _replacing(out) as folder:
         (folder / WEIGHTS).write_bytes(save(dict(trained.weights), metadata={"format": "pt"}))
         if construction.module == BUILDER:
             shutil.copyfile(inspect.getfile(model.build), folder / BUILDER)
-        config = _describe(trained, classes, construction, inputs)
-        if program and inputs is not None:
-            _write_program(module, inputs.shape, folder / PROGRAM)
+        config = _describe(trained, construction)
+        if program:
+            _write_program(module, trained.images["shape"], folder / PROGRAM)
             config["program"] = PROGRAM
         (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
         write_card(folder / CARD, trained.experiment, trained.result, trained.manifest, config)
@@ -101,19 +100,19 @@ def _write_program(module: nn.Module, shape: Sequence[int], path: Path) -> None:
         raise InputError(f"export: no program of this model: {kind}: {reason}; leave it out by --no-program") from error
 
 
-def _describe(trained: Trained, classes: int, construction: Construction, inputs: Inputs | None) -> dict[str, Any]:
+def _describe(trained: Trained, construction: Construction) -> dict[str, Any]:
     """What `config.json` holds."""
     options = trained.options
-    manifest, data = trained.manifest, options.trained_task.data
+    manifest, data, images = trained.manifest, options.trained_task.data, trained.images
     return {
         "format": FORMAT,
         "model": options.model,
         "build": asdict(construction),
         "program": None,
         "code_digest": code_digest(options.model) if names_code(options.model) else None,
-        "classes": classes,
-        "class_names": list(inputs.names) if inputs and inputs.names else None,
-        "input": {key: list(getattr(inputs, key)) for key in ("shape", "mean", "deviation")} if inputs else None,
+        "classes": images["classes"],
+        "class_names": images["names"] or None,
+        "input": {key: images[key] for key in ("shape", "mean", "deviation")},
         "learner": trained.name,
         "weights": trained.experiment.evaluation.weights,
         "tick": trained.tick,

@@ -91,6 +91,7 @@ def _contents(experiment: Experiment, data: Mapping[str, Images]) -> Contents:
     learners = experiment.learners.items()
     return Contents(
         data={name: images.digest() for name, images in data.items()},
+        forms={name: [images.mean, images.deviation] for name, images in data.items()},
         weights={name: read_weights(one.model, one.weights).digest for name, one in learners if one.weights},
         code={name: code_digest(one.model) for name, one in learners if names_code(one.model)},
     )
@@ -111,12 +112,26 @@ def _outline(name: str, options: LearnerOptions, data: Mapping[str, Images]) -> 
     try:
         if options.frozen:
             return outline(frozen_weights(options))
-        model = find_model(options.model).sketch(data[options.trained_task.data].classes)
+        images = data[options.trained_task.data]
+        model = find_model(options.model).sketch(images.classes)
+        _check_takes(model, images, options)
     except InputError as error:
         raise InputError(f"learners.{name}.{'weights' if options.frozen else 'model'}: {error}") from None
     if options.weights:
         _check_weights(f"learners.{name}.weights", options, model)
     return dict(model.named_parameters())
+
+
+def _check_takes(model: nn.Module, images: Images, options: LearnerOptions) -> None:
+    """Two images go through without memory; a user's own model may want values to go on, and is taken at its word."""
+    if names_code(options.model):
+        return
+    shape = tuple(images.train.images.shape[1:])
+    try:
+        model(torch.empty(2, *shape, device="meta"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{options.model} does not take images of {shape}: {reason}") from None
 
 
 def _check_weights(path: str, options: LearnerOptions, model: nn.Module) -> None:

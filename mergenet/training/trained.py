@@ -1,7 +1,6 @@
 """A learner as its finished run left it: its weights, and what the record and the data tell of it."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mergenet.config import InputError, nearest
-from mergenet.data import load_data
 from mergenet.experiment import Experiment, LearnerOptions
 from mergenet.models import find_model, names_code
-from mergenet.training.checkpoint import CHECKSUM, STATE, checkpoints, load_checkpoint
+from mergenet.training.checkpoint import checkpoints, load_checkpoint, problem_of
 from mergenet.training.record import read_experiment, read_manifest, read_result
 
 
@@ -38,18 +36,10 @@ class Trained:
         """The learner's own options."""
         return self.experiment.learners[self.name]
 
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is known of the images: shape (channels, height, width), normalisation, and what the classes are called."""
-
-    shape: Sequence[int]
-    mean: Sequence[float]
-    deviation: Sequence[float]
-    names: Sequence[str] | None
-
-
-# --- the learner -------------------------------------------------------------------------------------------------
+    @property
+    def images(self) -> Mapping[str, Any]:
+        """What the record tells of its data: classes, names, shape (channels, height, width), mean, deviation."""
+        return self.manifest["data"][self.options.trained_task.data]
 
 
 def read_trained(run: Path, learner: str | None, allow_code: bool) -> Trained:
@@ -82,8 +72,9 @@ def _read_weights(run: Path, name: str, ticks: int, best: bool) -> tuple[dict[st
     there = checkpoints(run / "checkpoints")
     if not there:
         raise InputError(f"export {run}: there is no checkpoint left, and the weights lie there")
-    if not _is_whole(there[-1]):
-        raise InputError(f"export {run}: checkpoint {there[-1].name} is broken, its checksum does not match")
+    problem = problem_of(there[-1])
+    if problem is not None:
+        raise InputError(f"export {run}: checkpoint {there[-1].name} is broken ({problem})")
     state = load_checkpoint(there[-1])
     if state["done"] != ticks:
         raise InputError(f"export {run}: its last checkpoint is of tick {state['done']}, and the run went to {ticks}")
@@ -95,53 +86,16 @@ def _read_weights(run: Path, name: str, ticks: int, best: bool) -> tuple[dict[st
     return plain, tick
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        with (checkpoint / STATE).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == (checkpoint / CHECKSUM).read_text().strip()
-    except OSError:
-        return False
+def build_trained(trained: Trained) -> nn.Module:
+    """Its model with its weights, in eval mode.
 
-
-def build_trained(trained: Trained, classes: int) -> nn.Module:
-    """Its model for so many classes, with its weights, in eval mode."""
+    Raises:
+        InputError: a model that does not take a plain state dict.
+    """
     with torch.random.fork_rng(devices=[]):
-        module = find_model(trained.options.model).build(classes)
+        module = find_model(trained.options.model).build(trained.images["classes"])
     try:
         module.load_state_dict(dict(trained.weights))
     except (RuntimeError, ValueError) as error:
         raise InputError(f"export: the model does not take its weights as a plain state dict: {error}") from None
     return module.eval()
-
-
-# --- its data ----------------------------------------------------------------------------------------------------
-
-
-def read_inputs(trained: Trained) -> tuple[int, Inputs | None]:
-    """The number of classes, and what else the record tells, or the data while it is where it was.
-
-    Raises:
-        InputError: nothing tells the number of classes.
-    """
-    name = trained.options.trained_task.data
-    entry = trained.manifest["data"][name]
-    if "shape" in entry:
-        return entry["classes"], Inputs(entry["shape"], entry["mean"], entry["deviation"], entry.get("names"))
-    try:
-        images = load_data({name}, {name: entry["path"]} if entry["path"] else {})[name]
-    except InputError:
-        return _count_classes(trained), None
-    if images.digest() != entry["digest"]:
-        return _count_classes(trained), None
-    shape = tuple(images.test.images.shape[1:])
-    return images.classes, Inputs(shape, images.mean, images.deviation, images.names)
-
-
-def _count_classes(trained: Trained) -> int:
-    """The number of classes by the shape of the classifier."""
-    classifier = find_model(trained.options.model).ports.get("classifier")
-    weight = trained.weights.get(f"{classifier}.weight")
-    if weight is None:
-        data = trained.options.trained_task.data
-        raise InputError(f"export: data '{data}' is not where it was, and no classifier tells the number of classes")
-    return weight.shape[0]
