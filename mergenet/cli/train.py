@@ -177,7 +177,8 @@ class FailedRun(click.ClickException):
         from mergenet.training import ranks
 
         reason = (str(error).splitlines() or [""])[0]
-        where = f"; {api.shown(spec.folder)}/result.json has the traceback" if ranks.rank() == 0 else ""
+        told = ranks.rank() == 0 and (spec.folder / "result.json").exists()
+        where = f"; {api.shown(spec.folder)}/result.json has the traceback" if told else ""
         super().__init__(f"the run failed: {type(error).__name__}: {reason}{where}")
 
 
