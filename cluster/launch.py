@@ -16,7 +16,8 @@ from cluster.session import check_fits, session
 from mergenet.config import InputError
 from mergenet.training.record import Record
 from mergenet.training.reporter import Reporter
-from mergenet.training.run import RunSpec, execute, unfinished
+from mergenet.training.run import execute, unfinished
+from mergenet.training.spec import RunSpec
 
 MAX_FAILURES = 3
 REPORT_EVERY_S = 0.25

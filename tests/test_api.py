@@ -15,7 +15,8 @@ from mergenet import load_experiment, read_run, resume, run
 from mergenet.config import InputError
 from mergenet.experiment import Experiment
 from mergenet.training.reporter import Silent
-from mergenet.training.run import RunSpec, execute
+from mergenet.training.run import execute
+from mergenet.training.spec import RunSpec
 from tests.compare import assert_runs_equal, final_state
 from tests.conftest import SMALL
 from tests.refused import refusal

@@ -21,7 +21,8 @@ from mergenet.training.loop import advance
 from mergenet.training.plan import make_plan
 from mergenet.training.ranks import ReplicaDrift, check_replicas
 from mergenet.training.reporter import Silent
-from mergenet.training.run import RunSpec, execute
+from mergenet.training.run import execute
+from mergenet.training.spec import RunSpec
 from tests.compare import assert_runs_equal
 from tests.conftest import SMALL
 from tests.ranks import on_ranks

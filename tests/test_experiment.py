@@ -9,7 +9,8 @@ import pytest
 
 from mergenet.config import parse
 from mergenet.data.images import Images
-from mergenet.experiment import Contents, Experiment, cell_keys, load_experiment, recipes, run_hash
+from mergenet.experiment import Experiment, load_experiment, recipes
+from mergenet.identity import Contents, cell_keys, run_hash
 from mergenet.training.plan import Plan, make_plan
 from tests.conftest import MISSING
 from tests.refused import refusal

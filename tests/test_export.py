@@ -22,7 +22,8 @@ from mergenet.experiment import Experiment
 from mergenet.models import code_digest, find_model
 from mergenet.training.export import export_model
 from mergenet.training.reporter import Silent
-from mergenet.training.run import RunSpec, execute
+from mergenet.training.run import execute
+from mergenet.training.spec import RunSpec
 from tests.compare import final_state
 from tests.conftest import SMALL
 from tests.refused import refusal

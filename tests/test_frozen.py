@@ -17,7 +17,8 @@ from mergenet.training.checkpoint import checkpoints
 from mergenet.training.plan import Plan, make_plan
 from mergenet.training.record import read_json
 from mergenet.training.reporter import Silent
-from mergenet.training.run import RunSpec, execute
+from mergenet.training.run import execute
+from mergenet.training.spec import RunSpec
 from tests.compare import assert_runs_equal
 from tests.refused import refusal
 from tests.test_loop import graph_of
@@ -54,7 +55,7 @@ def live_numbers() -> int:
     gc.collect()
     storages = {}
     for thing in gc.get_objects():
-        if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu":
+        if type(thing) in (torch.Tensor, torch.nn.Parameter) and thing.device.type == "cpu":
             storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes() // 4
     return sum(storages.values())
 

@@ -13,7 +13,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from mergenet.config import InputError, identity, parse
 from mergenet.data import load_data
 from mergenet.data.images import Images
-from mergenet.experiment import Contents, Experiment, Training, run_hash
+from mergenet.experiment import Experiment, Training
+from mergenet.identity import Contents, run_hash
 from mergenet.models import MODELS
 from mergenet.training import ranks
 from mergenet.training.evaluation import evaluate

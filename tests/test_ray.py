@@ -14,7 +14,8 @@ from mergenet.config import InputError, merge, parse
 from mergenet.experiment import Experiment
 from mergenet.training.record import Record, read_json
 from mergenet.training.reporter import Silent
-from mergenet.training.run import RunSpec, execute
+from mergenet.training.run import execute
+from mergenet.training.spec import RunSpec
 from tests.compare import assert_runs_equal
 from tests.conftest import SMALL
 from tests.ranks import on_ranks

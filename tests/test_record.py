@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from mergenet.config import InputError, merge, parse
 from mergenet.data.images import Images
-from mergenet.experiment import Contents, Experiment, cell_keys, run_hash
+from mergenet.experiment import Experiment
+from mergenet.identity import Contents, cell_keys, run_hash
 from mergenet.models import find_model
 from mergenet.training import checkpoint as checkpoint_module
 from mergenet.training import run as run_module
@@ -21,7 +22,8 @@ from mergenet.training.graph import Graph
 from mergenet.training.loop import advance
 from mergenet.training.record import Record, read_experiment, read_json, read_result, run_folder
 from mergenet.training.reporter import Silent
-from mergenet.training.run import RunSpec, execute
+from mergenet.training.run import execute
+from mergenet.training.spec import RunSpec
 from tests.conftest import SMALL
 
 Make = Callable[..., Experiment]

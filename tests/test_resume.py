@@ -9,7 +9,8 @@ import pytest
 from mergenet.experiment import Experiment
 from mergenet.training.record import read_json
 from mergenet.training.reporter import Silent
-from mergenet.training.run import RunSpec, execute
+from mergenet.training.run import execute
+from mergenet.training.spec import RunSpec
 from tests.compare import assert_runs_equal, final_state
 
 MakeExperiment = Callable[..., Experiment]

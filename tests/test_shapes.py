@@ -15,7 +15,7 @@ from mergenet.experiment import Experiment, load_experiment, recipes
 from mergenet.models import MODELS
 from mergenet.training.graph import Graph
 from mergenet.training.plan import make_plan
-from mergenet.training.run import data_of
+from mergenet.training.spec import data_of
 from tests.plain import Manner, Plain, PlainAdapter
 from tests.smooth import SMOOTH
 from tests.test_loop import graph_of, run

@@ -11,7 +11,7 @@ from mergenet.config import as_yaml
 from mergenet.experiment import Experiment, split_end
 from mergenet.training.plan import Plan, TransferPlan
 from mergenet.training.record import read_json
-from mergenet.training.run import RunSpec
+from mergenet.training.spec import RunSpec
 
 
 def _console() -> Console:

@@ -14,9 +14,9 @@ import click
 from mergenet.config import InputError
 
 if TYPE_CHECKING:
-    from mergenet.api import Job
     from mergenet.experiment import Experiment
-    from mergenet.training.run import RunSpec
+    from mergenet.jobs import Job
+    from mergenet.training.spec import RunSpec
 
 
 @click.command()
@@ -60,20 +60,20 @@ def train(
     mergenet train digits-cross-structure training.epochs=5 transfers.main.encoding=whole
     mergenet train cifar100-cross-structure --data cifar100=PATH --workers 4
     """
-    from mergenet import api
+    from mergenet import jobs
     from mergenet.training import ranks
 
     if resume is not None:
         _refuse_beside_resume(recipe, seed, threads)
-    device = api.resolve_device(_begun_device(device, resume))
+    device = jobs.resolve_device(_begun_device(device, resume))
     with ranks.process_group(ranks.own_device(device)):
         workers = _resolve_workers(workers, resume)
         paths = _read_paths(data)
         if resume is not None:
-            job = api.prepare_resume(Path(resume), paths, device, workers, allow_code)
+            job = jobs.prepare_resume(Path(resume), paths, device, workers, allow_code)
         else:
             experiment = _load(recipe, overrides)
-            job = api.prepare(experiment, paths, Path(runs), seed or 0, workers, device, threads or 1, allow_code)
+            job = jobs.prepare(experiment, paths, Path(runs), seed or 0, workers, device, threads or 1, allow_code)
         if dry_run:
             _print_plan(job)
         else:
@@ -139,7 +139,7 @@ def _load(recipe: str | None, overrides: tuple[str, ...]) -> "Experiment":
 
 def _run(job: "Job", mlflow: str) -> None:
     """Trains, unless this run is there already, and shows how it ended."""
-    from mergenet import api
+    from mergenet import jobs
     from mergenet.training import ranks
 
     trained = _train(job, mlflow)
@@ -147,18 +147,18 @@ def _run(job: "Job", mlflow: str) -> None:
         return
     from mergenet.cli.show import print_result
 
-    folder = api.shown(job.spec.folder)
+    folder = jobs.shown(job.spec.folder)
     if not trained:
         print(f"This run finished before; to train it again, remove {folder}", file=sys.stderr)
     print_result(job.spec, folder, again=None if job.resumed else shlex.join([*_own_name(), *sys.argv[1:]]))
 
 
 def _train(job: "Job", mlflow: str) -> bool:
-    from mergenet import api
+    from mergenet import jobs
     from mergenet.training.reporter import Terminal
 
     try:
-        return api.train(job, mlflow, Terminal())
+        return jobs.train(job, mlflow, Terminal())
     except InputError:
         raise
     except KeyboardInterrupt:
@@ -173,12 +173,12 @@ class FailedRun(click.ClickException):
     exit_code = 1
 
     def __init__(self, spec: "RunSpec", error: Exception) -> None:
-        from mergenet import api
+        from mergenet import jobs
         from mergenet.training import ranks
 
         reason = (str(error).splitlines() or [""])[0]
         told = ranks.rank() == 0 and (spec.folder / "result.json").exists()
-        where = f"; {api.shown(spec.folder)}/result.json has the traceback" if told else ""
+        where = f"; {jobs.shown(spec.folder)}/result.json has the traceback" if told else ""
         super().__init__(f"the run failed: {type(error).__name__}: {reason}{where}")
 
 
@@ -188,16 +188,16 @@ class InterruptedRun(click.ClickException):
     exit_code = 130
 
     def __init__(self, spec: "RunSpec") -> None:
-        from mergenet import api
+        from mergenet import jobs
 
-        resume = shlex.join([*_own_name(), "train", "--resume", api.shown(spec.folder)])
+        resume = shlex.join([*_own_name(), "train", "--resume", jobs.shown(spec.folder)])
         begun = (spec.folder / "manifest.json").exists()
         super().__init__(f"interrupted; go on with: {resume}" if begun else "interrupted before it began")
 
 
 def _own_name() -> list[str]:
     """What to type to run this program again from here."""
-    from mergenet import api
+    from mergenet import jobs
     from mergenet.training import ranks
 
     program = Path(sys.argv[0])
@@ -206,13 +206,13 @@ def _own_name() -> list[str]:
     if program.name == "__main__.py":
         return ["python", "-m", "mergenet"]
     on_path = shutil.which(program.name)
-    return [program.name if on_path and Path(on_path).samefile(program) else api.shown(program.absolute())]
+    return [program.name if on_path and Path(on_path).samefile(program) else jobs.shown(program.absolute())]
 
 
 def _print_plan(job: "Job") -> None:
-    from mergenet import api
+    from mergenet import jobs
     from mergenet.cli.show import print_plan
     from mergenet.training import ranks
 
     if ranks.rank() == 0:
-        print_plan(job.spec, job.plan, job.workers, api.shown(job.spec.folder))
+        print_plan(job.spec, job.plan, job.workers, jobs.shown(job.spec.folder))

@@ -4,7 +4,8 @@ import torch
 
 from mergenet.data.images import Batch, Split
 from mergenet.training import ranks
-from mergenet.training.learner import Learner, Sums
+from mergenet.training.learner import Learner
+from mergenet.training.sums import Sums
 
 BATCH = 500
 

@@ -14,8 +14,9 @@ from mergenet.method.transfer import NotFinite, Transfer, TransferOptions
 from mergenet.models import find_model
 from mergenet.training import ranks
 from mergenet.training.frozen import frozen_port
-from mergenet.training.learner import Learner, Sums
+from mergenet.training.learner import Learner
 from mergenet.training.plan import Plan
+from mergenet.training.sums import Sums
 
 
 class Edge:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mergenet.config import InputError
 from mergenet.data.images import Images, held_out_size
-from mergenet.experiment import Contents, Experiment, LearnerOptions, cell_keys, run_hash, split_end
+from mergenet.experiment import Experiment, LearnerOptions, split_end
+from mergenet.identity import Contents, cell_keys, run_hash
 from mergenet.method.ports import Port, find_port
 from mergenet.method.transfer import TransferOptions
 from mergenet.models import code_digest, find_model, names_code

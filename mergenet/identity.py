@@ -1,0 +1,119 @@
+"""What a run and its cells are called: hashes of all that can influence them, and of nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from mergenet.config import digest, identity
+from mergenet.experiment import Experiment, LearnerOptions, split_end
+from mergenet.method.transfer import TransferOptions
+from mergenet.models import find_model
+
+NUMERICS = 2
+"""Part of every hash: raised when the golden losses change, so that old results are not taken for new ones."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """SHA-256 of what an experiment only names.
+
+    Attributes:
+        data: of pixels and labels, by the name of the data set.
+        forms: what else a data set says to its learners (normalisation), by its name.
+        weights: of the file that a learner starts from, by the learner.
+        code: of the user's file that builds a learner's model, by the learner.
+    """
+
+    data: Mapping[str, str]
+    forms: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_hash(experiment: Experiment, contents: Contents) -> str:
+    """Names a run: the whole experiment with the contents of what it names."""
+    plain = identity(experiment)
+    plain["learners"] = {name: _described(name, learner, contents) for name, learner in experiment.learners.items()}
+    data = {"data": dict(contents.data), "forms": dict(contents.forms)}
+    return digest({"numerics": NUMERICS, "experiment": plain, **data})
+
+
+def _described(name: str, learner: LearnerOptions, contents: Contents) -> dict[str, Any]:
+    """A learner's identity, with the contents of files in place of their paths."""
+    plain: dict[str, Any] = identity(learner)
+    for part, digests in (("weights", contents.weights), ("code", contents.code)):
+        if name in digests:
+            plain[part] = digests[name]
+    return plain
+
+
+def cell_keys(
+    experiment: Experiment, seed: int, steps: Mapping[str, int], contents: Contents, ticks_per_epoch: int
+) -> dict[str, str]:
+    """Learner that trains -> hash of everything that can influence what it becomes.
+
+    A learner is described by its own options, and by what each enabled transfer into it brings, which
+    unfolds its source's description. Two graphs of n learners that differ at all differ within 2n levels.
+    Names, paths and whatever cannot reach the learner stay out: an arm has the same key alone and in company.
+
+    Args:
+        steps: learner that trains -> its steps in the whole run.
+        contents: digests of what the experiment names.
+        ticks_per_epoch: of the clock learner.
+    """
+    evaluation = identity(experiment.evaluation)
+    del evaluation["every"]
+    if experiment.evaluation.weights == "best":  # when it is looked for decides which is found
+        evaluation["ticks"] = ticks_per_epoch * experiment.evaluation.every
+    own = {name: _own_description(experiment, name, steps, contents) for name in experiment.learners}
+
+    @cache
+    def describe(name: str, levels: int) -> str:
+        if levels == 0:
+            return digest(own[name])
+        incoming = [
+            [_edge_description(experiment, transfer), describe(split_end(transfer.source)[0], levels - 1)]
+            for transfer in experiment.enabled_transfers().values()
+            if split_end(transfer.target)[0] == name
+        ]
+        return digest([own[name], sorted(incoming, key=digest)])
+
+    return {
+        name: digest([NUMERICS, seed, evaluation, describe(name, 2 * len(_upstream(experiment, name)))])
+        for name in experiment.trained()
+    }
+
+
+def _own_description(experiment: Experiment, name: str, steps: Mapping[str, int], contents: Contents) -> Any:
+    learner = experiment.learners[name]
+    if learner.frozen:
+        return {"frozen": contents.weights[name]}
+    plain = _described(name, learner, contents)
+    del plain["training"]["epochs"]  # counts through the steps
+    for task in plain["task"].values():
+        task["data"] = [contents.data[task["data"]], contents.forms.get(task["data"])]
+    return [plain, steps[name]]
+
+
+def _edge_description(experiment: Experiment, transfer: TransferOptions) -> Any:
+    """A transfer's options, its ports by their dotted names whatever they were called."""
+    plain = identity(transfer)
+    for key in ("from", "to"):
+        learner, port = split_end(plain[key])
+        named = find_model(experiment.learners[learner].model).ports
+        plain[key] = named.get(port, port).removesuffix(".weight")
+    return plain
+
+
+def _upstream(experiment: Experiment, name: str) -> set[str]:
+    """The learner and all that can influence it over enabled transfers."""
+    found, waiting = {name}, [name]
+    while waiting:
+        reached = waiting.pop()
+        for transfer in experiment.enabled_transfers().values():
+            source, target = split_end(transfer.source)[0], split_end(transfer.target)[0]
+            if target == reached and source not in found:
+                found.add(source)
+                waiting.append(source)
+    return found

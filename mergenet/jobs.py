@@ -1,0 +1,234 @@
+"""A run from what a person asked for to its record: prepared, checked, and trained wherever it is to happen."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from mergenet.config import InputError
+from mergenet.experiment import Experiment
+from mergenet.models import names_code
+from mergenet.training import ranks
+from mergenet.training.export import export_model
+from mergenet.training.plan import Plan, make_plan
+from mergenet.training.record import (
+    is_being_written,
+    read_experiment,
+    read_json,
+    read_manifest,
+    read_result,
+    run_folder,
+)
+from mergenet.training.reporter import Reporter
+from mergenet.training.run import execute
+from mergenet.training.spec import RunSpec, data_of, locate_data
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked run, ready to train.
+
+    Attributes:
+        resumed: whether it goes on with a record, whatever state that is in.
+    """
+
+    spec: RunSpec
+    plan: Plan
+    workers: int
+    resumed: bool = False
+
+
+def resolve_device(device: str) -> str:
+    """`auto` as cuda where there is a GPU, else as cpu.
+
+    Raises:
+        InputError: cuda where torch finds none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no GPU here; leave it out or say cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def prepare(
+    experiment: Experiment,
+    paths: Mapping[str, str],
+    runs: Path,
+    seed: int,
+    workers: int,
+    device: str,
+    threads: int,
+    allow_code: bool,
+) -> Job:
+    """A run of `experiment`, checked; its folder is named but not made.
+
+    Raises:
+        InputError: whatever does not fit.
+    """
+    _check_code(experiment, allow_code)
+    experiment = _with_absolute_weights(experiment)
+    located = locate_data(experiment, paths)
+    plan = make_plan(experiment, seed, data_of(experiment, located), workers)
+    folder = run_folder(runs, experiment.name, plan.hash, seed).absolute()
+    return Job(RunSpec(experiment, seed, located, folder, device, threads), plan, workers)
+
+
+def prepare_resume(folder: Path, paths: Mapping[str, str], device: str, workers: int, allow_code: bool) -> Job:
+    """The recorded run in `folder`, checked to be the one that began there.
+
+    Raises:
+        InputError: it is not, or whatever else does not fit.
+    """
+    experiment, manifest = read_experiment(folder), read_manifest(folder)
+    _check_code(experiment, allow_code)
+    recorded = {name: entry["path"] for name, entry in manifest["data"].items() if entry["path"]}
+    located = locate_data(experiment, {**recorded, **paths})
+    plan = make_plan(experiment, manifest["seed"], data_of(experiment, located), workers)
+    if plan.hash != manifest["hash"]:
+        raise InputError(
+            f"--resume {folder}: experiment, data, weights or numerics differ from those the run began with"
+        )
+    if workers != manifest["world_size"]:
+        raise InputError(f"--resume {folder}: began with --workers {manifest['world_size']}; go on with as many")
+    spec = RunSpec(experiment, manifest["seed"], located, folder.absolute(), device, manifest["threads"])
+    return Job(spec, plan, workers, resumed=True)
+
+
+def _check_code(experiment: Experiment, allow_code: bool) -> None:
+    for name, learner in experiment.learners.items():
+        if names_code(learner.model) and not allow_code:
+            raise InputError(
+                f"learners.{name}.model: {learner.model} is code of yours that would run here; "
+                "allow it with --allow-code (allow_code=True)"
+            )
+
+
+def _with_absolute_weights(experiment: Experiment) -> Experiment:
+    """Weight files by absolute paths: workers may stand in another folder, and a resumed run too."""
+    learners = {
+        name: learner.model_copy(update={"weights": str(Path(learner.weights).absolute())})
+        if learner.weights is not None and Path(learner.weights).exists()
+        else learner
+        for name, learner in experiment.learners.items()
+    }
+    return experiment.model_copy(update={"learners": learners})
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def train(job: Job, mlflow: str, reporter: Reporter) -> bool:
+    """Trains `job` to its end, unless its folder holds it finished; whether it did. Every rank calls it.
+
+    Raises:
+        InputError: the folder holds what must not be touched.
+    """
+    found = ranks.from_first(_found(job) if ranks.rank() == 0 else None)
+    if isinstance(found, str):
+        raise InputError(found)
+    if found:
+        return False
+    with _mirrored(job, mlflow, reporter):
+        if job.workers > 1 and not ranks.launched_by_torchrun():
+            _launch(job, reporter)
+        else:
+            execute(job.spec, reporter)
+    return True
+
+
+def _found(job: Job) -> bool | str:
+    """Whether the run's folder holds this very run, finished; a line where it holds what must not be touched."""
+    spec, folder = job.spec, shown(job.spec.folder)
+    if not (spec.folder / "manifest.json").exists():
+        return False
+    result = read_result(spec.folder)
+    finished = result is not None and result["status"] == "finished"
+    if job.resumed:
+        return finished
+    if is_being_written(spec.folder):
+        return f"{folder}: another process is writing this run"
+    if not finished:
+        return f"{folder} holds this run unfinished: go on with --resume {folder}, or remove it"
+    return _made_otherwise(job) or True
+
+
+def _made_otherwise(job: Job) -> str | None:
+    """A line where the finished run was made with other workers, threads or device than are asked for."""
+    begun, folder = read_manifest(job.spec.folder), shown(job.spec.folder)
+    wanted = {
+        "world_size": ("--workers", job.workers),
+        "threads": ("--threads", job.spec.threads),
+        "device": ("--device", job.spec.device),
+    }
+    for key, (option, value) in wanted.items():
+        if begun[key] != value:
+            return (
+                f"{folder} holds this run finished with {option} {begun[key]}, and this asks for {value}: "
+                f"add {option} {begun[key]} to see it, or choose other --runs"
+            )
+    return None
+
+
+@contextmanager
+def _mirrored(job: Job, mlflow: str, reporter: Reporter) -> Iterator[None]:
+    """The record followed by MLflow while it grows, and the trained clock learner sent when it has ended."""
+    uri = _tracking_uri(mlflow, job.spec.folder.parents[1]) if ranks.rank() == 0 else None
+    if uri is None:
+        yield
+        return
+    from tune.follow import mirrored
+
+    with (
+        TemporaryDirectory(prefix="mergenet-") as aside,
+        mirrored(job.spec.folder, uri, reporter.say, lambda: _exported(job, Path(aside))),
+    ):
+        yield
+
+
+def _tracking_uri(mlflow: str, runs: Path) -> str | None:
+    """Where the record is mirrored to; None for nowhere.
+
+    Raises:
+        InputError: MLflow is asked for by an address, and it is not installed.
+    """
+    if mlflow == "auto":
+        mlflow = os.environ.get("MERGENET_MLFLOW", "auto")
+    if mlflow == "off":
+        return None
+    if find_spec("mlflow") is None:
+        if mlflow == "auto":
+            return None
+        raise InputError(f"--mlflow {mlflow}: MLflow is not installed: pip install mlflow, or say off")
+    from tune.store import default_uri
+
+    return (os.environ.get("MLFLOW_TRACKING_URI") or default_uri(runs)) if mlflow == "auto" else mlflow
+
+
+def _exported(job: Job, aside: Path) -> Path | None:
+    """The trained clock learner as plain weights; None where it diverged."""
+    folder, clock = job.spec.folder, job.spec.experiment.clock
+    if read_json(folder / "result.json")["learners"][clock]["diverged_at"] is not None:
+        return None
+    return export_model(folder, aside / clock, program=False, allow_code=True)
+
+
+def _launch(job: Job, reporter: Reporter) -> None:
+    try:
+        from cluster.launch import launch
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise InputError(
+            "--workers above 1 needs Ray, which is not installed: pip install 'ray[train]', "
+            "or torchrun --nproc-per-node N -m mergenet train ..."
+        ) from None
+    launch(job.spec, job.workers, reporter)
+
+
+def shown(folder: Path) -> str:
+    """A path as short as it can be written from here."""
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)

@@ -1,0 +1,65 @@
+"""One run of an experiment: what the experiment itself leaves open, and the data it reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergenet.config import InputError, parse
+from mergenet.data import load_data, locate
+from mergenet.data.images import Images
+from mergenet.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of an experiment: what the experiment itself leaves open.
+
+    Attributes:
+        data: name of a data set -> its path.
+        folder: of the record.
+        device: cpu or cuda.
+        threads: torch's, on the CPU; another number may round differently.
+    """
+
+    experiment: Experiment
+    seed: int
+    data: Mapping[str, str]
+    folder: Path
+    device: str = "cpu"
+    threads: int = 1
+
+    def as_plain(self) -> dict[str, Any]:
+        """Values that travel to another process; `from_plain` reads them back."""
+        return {**vars(self), "experiment": self.experiment.dump(), "folder": str(self.folder), "data": dict(self.data)}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "RunSpec":
+        """The spec that `as_plain` gave."""
+        experiment = parse(Experiment, values["experiment"])
+        return cls(**{**values, "experiment": experiment, "folder": Path(values["folder"])})
+
+
+def _names_of_data(experiment: Experiment) -> set[str]:
+    return {learner.trained_task.data for learner in experiment.trained().values()}
+
+
+def locate_data(experiment: Experiment, given: Mapping[str, str]) -> dict[str, str]:
+    """The absolute path of each data set of an experiment that has one: the one given, or where data usually lies.
+
+    Raises:
+        InputError: a path given for what the experiment does not read, or a set that is found nowhere.
+    """
+    names = _names_of_data(experiment)
+    for name in given.keys() - names:
+        raise InputError(f"--data {name}: this experiment reads {', '.join(sorted(names))} and not {name}")
+    return locate(names, given)
+
+
+def data_of(experiment: Experiment, paths: Mapping[str, str]) -> dict[str, Images]:
+    """The loaded data sets of an experiment.
+
+    Raises:
+        InputError: an unknown name, missing or broken files.
+    """
+    return load_data(_names_of_data(experiment), paths)
