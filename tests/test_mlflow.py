@@ -32,8 +32,9 @@ from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec
 from tests.conftest import SMALL
 from tests.refused import refusal
+from tune.files import params
 from tune.follow import mirrored
-from tune.records import Mirror, params, sync
+from tune.records import Mirror, sync
 from tune.store import QUIET, Away, connect, default_uri
 
 Point = tuple[str, int, float]
@@ -480,13 +481,24 @@ def test_a_record_is_locked_while_it_is_sent(record: Path, runs: Path) -> None:
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as threads:
         outcome = threads.submit(sync, record, default_uri(runs))
+        writer = os.fdopen(open_when_read(pipe), "w")
+        locked = is_locked(record)
+        pipe.unlink()
+        pipe.write_text('{"status": "finished"}')
+        with writer:
+            writer.write('{"status": "finished"}')
+        assert outcome.result().status == "finished" and locked and not is_locked(record)
+
+
+def open_when_read(pipe: Path) -> int:
+    """A pipe's writing end, as soon as someone waits at the other."""
+    end = time.monotonic() + 30.0
+    while True:
         try:
-            wait_until(lambda: is_locked(record), within=10.0)
-        finally:
-            held_up = pipe.rename(record / "pipe")
-            pipe.write_text('{"status": "finished"}')
-            held_up.write_text('{"status": "finished"}')
-        assert outcome.result().status == "finished" and not is_locked(record)
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            assert time.monotonic() < end, "nobody reads it"
+            time.sleep(0.05)
 
 
 def is_locked(folder: Path) -> bool:

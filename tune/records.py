@@ -5,17 +5,16 @@ sent while the run goes on, after it, twice, or by two processes, and comes out 
 a tag, and a point's time follows from its tick, so that MLflow knows a point it has.
 """
 
-import hashlib
 import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mergenet.config import InputError, digest
-from tune.store import alone, check_uri, connect, database_of, reaching, require_mlflow
+from tune.files import Lines, check_record, hash_of, milliseconds, params, read, tags_of
+from tune.store import alone, artifacts_beside, check_uri, connect, reaching, require_mlflow
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -77,7 +76,7 @@ class Mirror:
         self._manifest = read(folder / "manifest.json")
         self._lines = Lines(folder / "metrics.jsonl")
         self._client = connect(uri)
-        self._run = self._find_run(_artifacts_beside(uri))
+        self._run = self._find_run(artifacts_beside(uri))
         self._describe()
         self._ticks: dict[str, set[int]] = {}
 
@@ -89,11 +88,11 @@ class Mirror:
     # --- what does not change ---
 
     def _find_run(self, artifacts: str | None) -> "Run":
-        number, tags = self._find_experiment(artifacts), _tags(self._manifest, self.folder)
+        number, tags = self._find_experiment(artifacts), tags_of(self._manifest, self.folder)
         runs = self._client.search_runs([number], f"tags.`mergenet.run` = '{tags['mergenet.run']}'", max_results=1)
         if runs:
             return self._client.get_run(runs[0].info.run_id)
-        begun = _milliseconds(self.folder / "experiment.json")
+        begun = milliseconds(self.folder / "experiment.json")
         return self._client.create_run(number, begun, tags, self.folder.name)
 
     def _find_experiment(self, artifacts: str | None) -> str:
@@ -178,10 +177,10 @@ class Mirror:
             self._tag_files("model", weights)
 
     def _is_new(self, what: str, files: list[Path]) -> bool:
-        return bool(self._run.data.tags.get(f"mergenet.artifacts.{what}") != _hash_of(files))
+        return bool(self._run.data.tags.get(f"mergenet.artifacts.{what}") != hash_of(files))
 
     def _tag_files(self, what: str, files: list[Path]) -> None:
-        self._client.set_tag(self.run_id, f"mergenet.artifacts.{what}", _hash_of(files))
+        self._client.set_tag(self.run_id, f"mergenet.artifacts.{what}", hash_of(files))
 
     def mark(self, status: str) -> None:
         """Says in MLflow that the run is running, or how it ended."""
@@ -190,33 +189,8 @@ class Mirror:
             self._client.update_run(self.run_id, STATUS[status])
         else:
             files = [self.folder / name for name in ("manifest.json", "metrics.jsonl", "result.json")]
-            ended = max(_milliseconds(path) for path in files if path.exists())
+            ended = max(milliseconds(path) for path in files if path.exists())
             self._client.set_terminated(self.run_id, STATUS[status], ended)
-
-
-# --- the record's files ------------------------------------------------------------------------------------------
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A JSON file of a record.
-
-    Raises:
-        InputError: missing or broken.
-    """
-    try:
-        return dict(json.loads(path.read_text()))
-    except OSError:
-        raise InputError(f"{path}: no such file; a run's folder holds one") from None
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: broken: {error}") from None
-
-
-def check_record(folder: Path) -> None:
-    """Raises:
-    InputError: the folder holds no record, or a broken one.
-    """
-    for name in ("experiment.json", "manifest.json"):
-        read(folder / name)
 
 
 def _status(folder: Path, unfinished: Callable[[Path], str]) -> str:
@@ -228,82 +202,3 @@ def _unfinished(folder: Path) -> str:
     from mergenet.training.record import is_being_written  # brings torch, so not at the top
 
     return "running" if is_being_written(folder) else "killed"
-
-
-class Lines:
-    """The lines of a growing file that were not read before."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-
-    def new(self) -> list[dict[str, Any]]:
-        """Whole lines only: the last one may be half written. What is no JSON is left out, as a resume would.
-
-        A file that was cut back is waited for: a resumed run writes the same lines again.
-        """
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            whole, newline, _half = file.read().rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
-        return [value for line in whole.splitlines() if (value := _json(line)) is not None]
-
-
-def _json(line: bytes) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(line))
-    except (ValueError, TypeError):
-        return None
-
-
-# --- as MLflow has it --------------------------------------------------------------------------------------------
-
-
-def params(experiment: Mapping[str, Any]) -> dict[str, str]:
-    """The experiment as dotted path -> text; what all learners have in common of `training` stands there once."""
-    flat = dict(_flat(experiment, ""))
-    learners = list(experiment["learners"])
-    first = f"learners.{learners[0]}.training."
-    for path in [path.removeprefix(first) for path in flat if path.startswith(first)]:
-        each = [f"learners.{name}.training.{path}" for name in learners]
-        if len({flat.get(key) for key in each}) == 1:
-            flat[f"training.{path}"] = flat[each[0]]
-            for key in each:
-                del flat[key]
-    return flat
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value if isinstance(value, str) else json.dumps(value)
-
-
-def _tags(manifest: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    tags = {
-        "run": f"{manifest['hash']}-s{manifest['seed']}",
-        "folder": folder.name,
-        **{key: manifest[key] for key in ("hash", "seed", "commit", "world_size", "device", "threads")},
-        **{f"cell.{learner}": key for learner, key in manifest["cells"].items()},
-        **{f"data.{name}": data["digest"] for name, data in manifest["data"].items()},
-    }
-    return {f"mergenet.{key}": str(value) for key, value in tags.items() if value is not None}
-
-
-def _artifacts_beside(uri: str) -> str | None:
-    """Where the artifacts of an SQLite store lie: left to MLflow, they would litter the current folder."""
-    database = database_of(uri)
-    return (database.parent / "mlflow-artifacts").as_uri() if database else None
-
-
-def _milliseconds(path: Path) -> int:
-    """When a file was last written."""
-    return path.stat().st_mtime_ns // 1_000_000
-
-
-def _hash_of(files: list[Path]) -> str:
-    return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])

@@ -62,6 +62,12 @@ def database_of(uri: str) -> Path | None:
     return Path(path).absolute() if path not in (uri, "", ":memory:") else None
 
 
+def artifacts_beside(uri: str) -> str | None:
+    """Where the artifacts of an SQLite store lie: left to MLflow, they would litter the current folder."""
+    database = database_of(uri)
+    return (database.parent / "mlflow-artifacts").as_uri() if database else None
+
+
 def connect(uri: str) -> "MlflowClient":
     """A client of the store, which is made where it is a file that is not there yet.
 

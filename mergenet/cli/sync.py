@@ -24,7 +24,7 @@ def sync(records: tuple[str, ...], runs: str, uri: str | None) -> None:
     from tune.store import QUIET, default_uri
 
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    from tune.records import check_record
+    from tune.files import check_record
 
     folders = [Path(record) for record in records] or _all_records(Path(runs))
     for folder in folders:
