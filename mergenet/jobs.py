@@ -184,7 +184,7 @@ def _mirrored(job: Job, mlflow: str, reporter: Reporter) -> Iterator[None]:
 
     with (
         TemporaryDirectory(prefix="mergenet-") as aside,
-        mirrored(job.spec.folder, uri, reporter.say, lambda: _exported(job, Path(aside))),
+        mirrored(job.spec.folder, uri, reporter.say, lambda: exported(job.spec.folder, Path(aside), allow_code=True)),
     ):
         yield
 
@@ -208,12 +208,17 @@ def _tracking_uri(mlflow: str, runs: Path) -> str | None:
     return (os.environ.get("MLFLOW_TRACKING_URI") or default_uri(runs)) if mlflow == "auto" else mlflow
 
 
-def _exported(job: Job, aside: Path) -> Path | None:
-    """The trained clock learner as plain weights; None where it diverged."""
-    folder, clock = job.spec.folder, job.spec.experiment.clock
-    if read_json(folder / "result.json")["learners"][clock]["diverged_at"] is not None:
+def exported(run: Path, aside: Path, allow_code: bool) -> Path | None:
+    """The trained clock learner of a finished run as plain weights in a folder in `aside`.
+
+    None where it diverged, or where it would run code of the user's without leave.
+    """
+    experiment = read_experiment(run)
+    clock, result = experiment.clock, read_json(run / "result.json")
+    diverged = result["learners"][clock]["diverged_at"] is not None
+    if diverged or (names_code(experiment.learners[clock].model) and not allow_code):
         return None
-    return export_model(folder, aside / clock, program=False, allow_code=True)
+    return export_model(run, aside / clock, program=False, allow_code=allow_code)
 
 
 def _launch(job: Job, reporter: Reporter) -> None:

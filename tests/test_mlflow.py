@@ -19,13 +19,16 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 from click.testing import CliRunner
 from mlflow import MlflowClient
+from safetensors.torch import load_file
 
 from mergenet.cli import commands
 from mergenet.cli.ui import ui
 from mergenet.config import InputError, merge, parse
 from mergenet.experiment import Experiment
+from mergenet.training.checkpoint import checkpoints
 from mergenet.training.record import Record, read_json
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
@@ -300,21 +303,38 @@ def test_a_run_is_followed_and_ended_with_its_model_and_the_machines_figures(run
     assert sync(folder, uri).points == 0 and len(sent(folder, uri, ("system/",))) == before
 
 
-def test_artifacts_are_sent_once_and_again_only_when_they_are_others(record: Path, runs: Path) -> None:
-    uri, model = default_uri(runs), runs.parent / "model"
+def test_artifacts_are_sent_once_and_again_only_when_the_run_ended_otherwise(record: Path, runs: Path) -> None:
+    uri, model, asked = default_uri(runs), runs.parent / "model", []
     model.mkdir()
     (model / "weights").write_text("first")
-    kept = runs / "mlflow-artifacts" / sync(record, uri, model).run_id / "artifacts"
+
+    def give() -> Path:
+        asked.append(1)
+        return model
+
+    kept = runs / "mlflow-artifacts" / sync(record, uri, give).run_id / "artifacts"
     copies = [kept / "result.json", kept / "model" / "weights"]
     for copy in copies:
         copy.write_text("untouched")
-    sync(record, uri, model)
+    sync(record, uri, give)
     sync(record, uri)
-    assert [copy.read_text() for copy in copies] == ["untouched", "untouched"]
+    assert [copy.read_text() for copy in copies] == ["untouched", "untouched"] and len(asked) == 1
     (model / "weights").write_text("second")
+    (record / "result.json").write_text('{"status": "finished", "ticks": 9}')
+    sync(record, uri, give)
+    assert [copy.read_text() for copy in copies] == ['{"status": "finished", "ticks": 9}', "second"]
     (record / "result.json").write_text('{"status": "failed"}')
-    sync(record, uri, model)
-    assert [copy.read_text() for copy in copies] == ['{"status": "failed"}', "second"]
+    sync(record, uri, lambda: pytest.fail("a run that failed has no model"))
+
+
+def test_a_run_whose_mlflow_was_away_gets_its_trained_model_by_the_command(record: Path, runs: Path) -> None:
+    """`mergenet sync` exports what MLflow lacks: the run's own weights, readable without this package."""
+    assert CliRunner().invoke(commands, ["sync", str(record)]).exit_code == 0
+    folder = runs / "mlflow-artifacts" / mirror_of(record, default_uri(runs)).info.run_id / "artifacts" / "model"
+    state = torch.load(checkpoints(record / "checkpoints")[-1] / "state.pt", weights_only=True)
+    weights = load_file(folder / "model.safetensors")
+    assert weights.keys() == state["learners"]["target"]["model"].keys()
+    assert all(torch.equal(weights[name], value) for name, value in state["learners"]["target"]["model"].items())
 
 
 def test_a_run_that_was_refused_before_it_began_leaves_no_trace(runs: Path) -> None:

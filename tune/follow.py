@@ -145,7 +145,7 @@ class Follower:
 
     def _last(self, model: Path | None) -> None:
         with alone(self._folder):
-            bring_up(self._folder, self._uri, model, lambda _: "killed")
+            bring_up(self._folder, self._uri, lambda: model, lambda _: "killed")
 
 
 class Machine:

@@ -39,11 +39,11 @@ class Sent:
     status: str
 
 
-def sync(folder: Path, uri: str, model: Path | None = None) -> Sent:
+def sync(folder: Path, uri: str, model: Callable[[], Path | None] = lambda: None) -> Sent:
     """Brings MLflow up to a record that is being written, has ended, or was killed.
 
     Args:
-        model: a folder to keep with the run, once it has ended, as its artifact `model`.
+        model: gives a folder to keep with a finished run as its artifact `model`; called where MLflow lacks it.
 
     Raises:
         InputError: no record, no such kind of store, or MLflow is not installed.
@@ -56,13 +56,15 @@ def sync(folder: Path, uri: str, model: Path | None = None) -> Sent:
         return bring_up(folder, uri, model, _unfinished)
 
 
-def bring_up(folder: Path, uri: str, model: Path | None, unfinished: Callable[[Path], str]) -> Sent:
+def bring_up(folder: Path, uri: str, model: Callable[[], Path | None], unfinished: Callable[[Path], str]) -> Sent:
     """`sync` for who is alone in the folder; `unfinished` tells the status of a record without a result."""
     status = _status(folder, unfinished)  # before the points: those of a run that has ended are all there
     mirror = Mirror(folder, uri)
     points = mirror.send()
     if status != "running":
-        mirror.keep(model)
+        mirror.keep_record()
+    if status == "finished":
+        mirror.keep_model(model)
     mirror.mark(status)
     return Sent(mirror.run_id, points, status)
 
@@ -163,24 +165,25 @@ class Mirror:
 
     # --- how it ends ---
 
-    def keep(self, model: Path | None) -> None:
-        """Sends the record's small files and the model as artifacts, unless these very ones are there."""
+    def keep_record(self) -> None:
+        """Sends the record's small files as artifacts, unless these very ones are there."""
         names = ("experiment.json", "manifest.json", "result.json")
         files = [path for name in names if (path := self.folder / name).exists()]
-        if self._is_new("record", files):
+        mark = hash_of(files)
+        if self._run.data.tags.get("mergenet.artifacts.record") != mark:
             for path in files:
                 self._client.log_artifact(self.run_id, str(path))
-            self._tag_files("record", files)
-        weights = sorted(path for path in model.rglob("*") if path.is_file()) if model else []
-        if weights and self._is_new("model", weights):
-            self._client.log_artifacts(self.run_id, str(model), "model")
-            self._tag_files("model", weights)
+            self._client.set_tag(self.run_id, "mergenet.artifacts.record", mark)
 
-    def _is_new(self, what: str, files: list[Path]) -> bool:
-        return bool(self._run.data.tags.get(f"mergenet.artifacts.{what}") != hash_of(files))
-
-    def _tag_files(self, what: str, files: list[Path]) -> None:
-        self._client.set_tag(self.run_id, f"mergenet.artifacts.{what}", hash_of(files))
+    def keep_model(self, model: Callable[[], Path | None]) -> None:
+        """Sends the model of a finished run as an artifact, unless that of this very result is there."""
+        mark = hash_of([self.folder / "result.json"])
+        if self._run.data.tags.get("mergenet.artifacts.model") == mark:
+            return
+        folder = model()
+        if folder is not None:
+            self._client.log_artifacts(self.run_id, str(folder), "model")
+            self._client.set_tag(self.run_id, "mergenet.artifacts.model", mark)
 
     def mark(self, status: str) -> None:
         """Says in MLflow that the run is running, or how it ended."""

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -45,8 +46,16 @@ def _send(folder: Path, uri: str) -> None:
     from tune.store import Away
 
     try:
-        sent = sync(folder, uri)
+        with TemporaryDirectory(prefix="mergenet-") as aside:
+            sent = sync(folder, uri, lambda: _exported(folder, Path(aside)))
     except Away as error:
         raise click.ClickException(f"MLflow at {uri} is away ({error}); {folder} is not sent") from None
     points = f"{sent.points} new point{'' if sent.points == 1 else 's'}"
     click.echo(f"{folder}  {sent.status}, {points}")
+
+
+def _exported(folder: Path, aside: Path) -> Path | None:
+    """The trained model, where MLflow lacks it; this brings torch."""
+    from mergenet.jobs import exported
+
+    return exported(folder, aside, allow_code=False)
