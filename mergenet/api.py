@@ -3,7 +3,6 @@
 The doors of a notebook are `load_experiment`, `run`, `resume` and `read_run`, all of them also in `mergenet` itself.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from mergenet.experiment import Experiment, load_experiment
 from mergenet.jobs import prepare, prepare_resume, resolve_device, train
 from mergenet.training import ranks
 from mergenet.training.export import export_model
-from mergenet.training.record import read_experiment, read_manifest, read_result
+from mergenet.training.record import read_experiment, read_manifest, read_metrics, read_result
 from mergenet.training.reporter import Silent, Terminal
 from mergenet.training.trained import build_trained, read_trained
 
@@ -52,9 +51,7 @@ class Run:
         from pandas import DataFrame
 
         columns = ["run", "learner", "tick", "epoch", "split", "metric", "value"]
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return DataFrame([json.loads(line) for line in lines], columns=columns)
+        return DataFrame(read_metrics(self.folder), columns=columns)
 
     def model(self, learner: str | None = None, allow_code: bool = False) -> nn.Module:
         """A trained learner of the finished run (the clock's if left out) as a plain module on the CPU, in eval mode.

@@ -145,12 +145,12 @@ def _found(job: Job) -> bool | str:
     spec, folder = job.spec, shown(job.spec.folder)
     if not (spec.folder / "manifest.json").exists():
         return False
+    if is_being_written(spec.folder):
+        return f"{folder}: another process is writing this run"
     result = read_result(spec.folder)
     finished = result is not None and result["status"] == "finished"
     if job.resumed:
         return finished
-    if is_being_written(spec.folder):
-        return f"{folder}: another process is writing this run"
     if not finished:
         return f"{folder} holds this run unfinished: go on with --resume {folder}, or remove it"
     return _made_otherwise(job) or True

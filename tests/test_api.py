@@ -13,7 +13,7 @@ import torch
 import mergenet
 from mergenet import load_experiment, read_run, resume, run
 from mergenet.config import InputError
-from mergenet.experiment import Experiment
+from mergenet.training.record import Record
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec
@@ -22,6 +22,7 @@ from tests.conftest import SMALL
 from tests.refused import refusal
 from tests.test_resume import StopAt
 
+OWN = {"learners.source.model": "nets_of_mine:flat"}
 OVERRIDES = {"training.epochs": 2, "transfers.main.cycle": 3}
 
 
@@ -117,20 +118,40 @@ def test_a_model_that_is_code_runs_only_with_leave(tmp_path: Path, monkeypatch: 
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    experiment = load_experiment(SMALL, {"learners.source.model": "nets_of_mine:flat"})
+    experiment = load_experiment(SMALL, OWN)
     line = "learners.source.model: nets_of_mine:flat is code of yours that would run here; allow it with --allow-code"
     assert refusal(lambda: run(experiment, runs="runs", quiet=True)).startswith(line)
     assert "nets_of_mine" not in sys.modules and not Path("runs").exists()
     done = run(experiment, runs="runs", quiet=True, allow_code=True)
     assert done.result is not None and done.result["transfers"]["main"]["updates"] == 2
     assert set(done.manifest["code"]) == {"source"}
-    other = experiment_with_comment(tmp_path, experiment)
-    assert other.manifest["cells"]["target"] != done.manifest["cells"]["target"], "the code counts"
+    own = Path("nets_of_mine.py")
+    own.write_text(own.read_text() + "# changed\n")
+    line = "model 'nets_of_mine:flat': nets_of_mine.py has changed since this Python imported it; start Python anew"
+    assert refusal(lambda: run(experiment, runs="runs", quiet=True, allow_code=True)).endswith(line)
+    code = f"""
+from mergenet import load_experiment, run
+done = run(load_experiment({SMALL!r}, {OWN!r}), runs='runs', quiet=True, allow_code=True)
+print(done.manifest['cells']['target'])
+"""
+    other = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    other = other.removeprefix("ran\n")
+    assert len(other) == 64 and other != done.manifest["cells"]["target"], "the code counts"
 
 
-def experiment_with_comment(folder: Path, experiment: Experiment) -> mergenet.Run:
-    (folder / "nets_of_mine.py").write_text((folder / "nets_of_mine.py").read_text() + "# changed\n")
-    return run(experiment, runs="runs", quiet=True, allow_code=True)
+def test_a_live_run_is_not_resumed_beside_itself(tmp_path: Path) -> None:
+    folder = train(tmp_path).folder
+    record = Record(folder)
+    assert refusal(lambda: resume(folder, quiet=True)).endswith("another process is writing this run")
+    record.close()
+
+
+def test_a_line_that_a_death_cut_short_is_left_out(tmp_path: Path) -> None:
+    done = train(tmp_path)
+    whole = len(done.figures)
+    with (done.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"run": "x", "learner": "tar')
+    assert len(done.figures) == whole > 10
 
 
 def test_importing_mergenet_brings_neither_torch_nor_what_runs_many() -> None:

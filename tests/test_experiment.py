@@ -151,7 +151,7 @@ def test_the_plan_knows_lengths_and_shapes(small: Make, digits: Images) -> None:
     transfer = plan.transfers["main"]
     assert (transfer.source, transfer.target) == ((10, 128), (56, 336))
     assert (transfer.encoded_source, transfer.encoded_target) == ((4, 128), (4, 336))
-    assert plan.contents == Contents({"digits": digits.digest()}, {"digits": [digits.mean, digits.deviation]})
+    assert plan.contents == Contents({"digits": digits.digest()}, {"digits": [10, digits.mean, digits.deviation]})
 
 
 PLAN_REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -249,6 +249,16 @@ def test_names_of_learners_and_of_transfers_and_their_order_do_not_count(small: 
 def test_names_of_data_do_not_count_but_their_digests_do(small: Make) -> None:
     moved = small(to("learners.source.task.classification.data", "cifar100"))
     assert keys(moved, data={"digits": "d", "cifar100": "d"}) == keys(small(), data={"digits": "d"})
+
+
+def test_what_a_data_set_says_besides_its_pixels_counts(small: Make) -> None:
+    """The number of classes decides a model's size, the normalisation what it sees."""
+    contents = [
+        Contents(DATA, {"digits": form}) for form in ([10, [0.5], [0.25]], [11, [0.5], [0.25]], [10, [0.4], [0.25]])
+    ]
+    steps = {"source": 10, "target": 10}
+    assert len({cell_keys(small(), 0, steps, each, 10)["target"] for each in contents}) == 3
+    assert len({run_hash(small(), each) for each in contents}) == 3
 
 
 def test_a_target_alone_has_the_key_it_has_in_company(small: Make) -> None:

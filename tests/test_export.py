@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import mergenet
 from mergenet.cli import main
 from mergenet.config import merge, parse
 from mergenet.data.images import Images
@@ -215,6 +217,23 @@ def test_the_card_tells_figures_seed_data_and_what_transferred(exported: Path, f
 def test_a_learner_that_nothing_was_written_into_says_so(finished: Path, tmp_path: Path) -> None:
     card = (export_model(finished, tmp_path / "out", "source", program=False) / "README.md").read_text()
     assert "It trained alone." in card and "## Transfers into it\n\nNone." in card
+
+
+def test_no_path_of_the_machine_is_in_the_program_either(run: Path) -> None:
+    """torch notes source files at every step it traces."""
+    with zipfile.ZipFile(export_model(run) / "model.pt2") as archive:
+        text = b"".join(archive.read(name) for name in archive.namelist())
+    for path in (str(Path(torch.__file__).parents[1]), str(Path(mergenet.__file__).parents[1]), str(Path.home()) + "/"):
+        assert path.encode() not in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [("numerics", 1, "trained by another version of this package"), ("numerics", None, "trained by another version")],
+)
+def test_a_record_of_another_version_is_refused(run: Path, key: str, value: object, line: str) -> None:
+    edit(run / "manifest.json", key, value=value)
+    assert line in refusal(lambda: export_model(run))
 
 
 def test_no_path_of_the_machine_is_in_it(exported: Path, finished: Path) -> None:

@@ -228,6 +228,23 @@ def test_files_that_do_not_fit_are_refused_by_their_path_in_the_experiment(
             plan_of(small(change), digits)
 
 
+def test_a_frozen_file_of_another_model_is_refused(small: MakeExperiment, digits: Images, file: Path) -> None:
+    with pytest.raises(InputError, match=r"learners.source.weights: weights .*: 'conv1.weight' is \(16, 3, 3, 3\), the"):
+        plan_of(small(frozen(file, model="resnet50-cifar")), digits)
+
+
+def test_whoever_starts_it_again_a_run_goes_on_with_the_file_it_began_with(
+    small: MakeExperiment, tmp_path: Path, file: Path
+) -> None:
+    """Ray starts workers again without asking; a file that was replaced meanwhile is not taken."""
+    spec = RunSpec(small({**frozen(file), "checkpoint": {"every": 1}}), 0, {}, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        execute(spec, StopAt(3))
+    save_model(file, seed=1)
+    line = "experiment, data, weights, code or numerics are not those it began with"
+    assert refusal(lambda: execute(spec, Silent())) == f"{spec.folder}: {line}"
+
+
 def test_the_frozen_recipe_asks_for_its_file_and_resolves_with_one(tmp_path: Path) -> None:
     asked = "learners.source.weights: a frozen learner is read from a file; name it, learners.source.weights=FILE"
     assert refusal(lambda: load_experiment("cifar100-frozen")) == asked

@@ -13,7 +13,7 @@ from torch.nn import functional
 from mergenet import randomness
 from mergenet.data.images import Images, Split, hold_out
 from mergenet.experiment import Experiment
-from mergenet.models import MODELS
+from mergenet.models import MODELS, Model
 from mergenet.training.graph import Graph
 from mergenet.training.loop import advance
 from mergenet.training.plan import make_plan
@@ -141,6 +141,25 @@ def test_a_disabled_transfer_is_the_plain_run_and_an_enabled_one_is_not(small: M
     assert torch.equal(weights(off, "target"), weights(plain, "target"))
     assert not torch.equal(weights(on, "target"), weights(plain, "target"))
     assert torch.equal(weights(on, "source"), weights(plain, "source"))
+
+
+def test_a_model_that_changes_its_images_in_place_changes_them_for_itself_alone(
+    small: MakeExperiment, digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learners of equal data share batches; each has numbers of its own."""
+
+    def greedy(classes: int) -> nn.Module:
+        return nn.Sequential(nn.ReLU(inplace=True), SMOOTH.build(classes))
+
+    monkeypatch.setitem(MODELS, "greedy", Model(greedy, {"classifier": "1.5"}))
+    alone, company = (
+        run(graph_of(small({"learners": {"source": {"model": model}}, "transfers": OFF}), digits), 3)
+        for model in ("resnet18-narrow", "greedy")
+    )
+    assert torch.equal(weights(alone, "target"), weights(company, "target"))
+
+
+OFF = {"main": {"enabled": False}}
 
 
 def test_both_ways_read_the_same_moment(small: MakeExperiment, digits: Images) -> None:

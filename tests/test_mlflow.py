@@ -101,7 +101,7 @@ def mirror_of(folder: Path, uri: str) -> Any:
     """The one MLflow run of the record."""
     client, manifest = connect(uri), read_json(folder / "manifest.json")
     experiment = client.get_experiment_by_name("small")
-    tag = f"{manifest['hash']}-s{manifest['seed']}"
+    tag = f"{manifest['hash']}-s{manifest['seed']}-1xcpu-t{manifest['threads']}"
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], f"tags.`mergenet.run` = '{tag}'")
     return client.get_run(run.info.run_id)
@@ -154,7 +154,7 @@ def test_the_run_says_what_the_record_is(record: Path, runs: Path) -> None:
     sync(record, uri)
     run, tags = mirror_of(record, uri), mirror_of(record, uri).data.tags
     assert (run.info.run_name, run.info.status, tags["mergenet.status"]) == ("0123abcd-s0", "FINISHED", "finished")
-    assert tags["mergenet.run"] == f"{manifest['hash']}-s0" and tags["mergenet.folder"] == "0123abcd-s0"
+    assert tags["mergenet.run"] == f"{manifest['hash']}-s0-1xcpu-t1" and tags["mergenet.folder"] == "0123abcd-s0"
     for key in ("hash", "seed", "commit", "world_size", "device", "threads"):
         assert tags[f"mergenet.{key}"] == str(manifest[key])
     assert {name: tags[f"mergenet.cell.{name}"] for name in manifest["cells"]} == manifest["cells"]

@@ -258,7 +258,7 @@ def test_the_recorded_experiment_is_the_one_that_ran(finished: tuple[Path, Exper
 def test_the_manifest_names_run_cells_data_and_surroundings(finished: tuple[Path, Experiment], digits: Images) -> None:
     folder, experiment = finished
     manifest = read_json(folder / "manifest.json")
-    contents = Contents({"digits": digits.digest()}, {"digits": [digits.mean, digits.deviation]})
+    contents = Contents({"digits": digits.digest()}, {"digits": [10, digits.mean, digits.deviation]})
     assert manifest["hash"] == run_hash(experiment, contents)
     assert manifest["cells"] == cell_keys(experiment, 0, dict.fromkeys(experiment.learners, 5), contents, 5)
     form = {"classes": 10, "shape": [3, 8, 8], "mean": [0.3053] * 3, "deviation": [0.3761] * 3}

@@ -87,7 +87,7 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
 def tags_of(manifest: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """What a record is found by."""
     tags = {
-        "run": f"{manifest['hash']}-s{manifest['seed']}",
+        "run": "{hash}-s{seed}-{world_size}x{device}-t{threads}".format(**manifest),
         "folder": folder.name,
         **{key: manifest[key] for key in ("hash", "seed", "commit", "world_size", "device", "threads")},
         **{f"cell.{learner}": key for learner, key in manifest["cells"].items()},

@@ -16,11 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from tune.records import Mirror, bring_up
-from tune.store import QUIET, alone, check_uri, reason, require_mlflow
+from tune.records import LOCK, Mirror, bring_up
+from tune.store import QUIET, alone, check_uri, default_uri, reason, require_mlflow, without_password
 
 EVERY_S = 5.0
 PATIENCE_S = 60.0  # for the last sync with the model; MLflow that is away is noticed in a few seconds
+URI = "MERGENET_FOLLOWED_URI"
 HASTE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 
 
@@ -52,7 +53,7 @@ def mirrored(
     kept = None
     try:
         yield
-        kept = model()
+        kept = _made(model, say)
     finally:
         _end(follower, "" if kept is None else str(kept.absolute()))
         relay.join()
@@ -60,21 +61,31 @@ def mirrored(
             say(away(folder, uri, "it took too long" if follower.returncode < 0 else "its follower ended early"))
 
 
+def _made(model: Callable[[], Path | None], say: Callable[[str], None]) -> Path | None:
+    """The model; a run that has ended well is not made to fail by it."""
+    try:
+        return model()
+    except Exception as error:
+        say(f"the trained model is not sent to MLflow: {reason(error)}")
+        return None
+
+
 def away(folder: Path, uri: str, why: str) -> str:
     """What the user is told."""
-    here = Path.cwd()
+    here, place = Path.cwd(), without_password(uri)
     shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    return f"MLflow at {uri} is away ({why}); the record is whole, `mergenet sync {shown}` sends it later"
+    to = "" if uri == default_uri(folder.parents[1]) else f" --to {place}"
+    return f"MLflow at {place} is away ({why}); the record is whole, `mergenet sync {shown}{to}` sends it later"
 
 
 def _start(folder: Path, uri: str, every: float) -> "subprocess.Popen[str]":
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "tune.follow", str(folder), uri, str(every)],
+        [sys.executable, "-P", "-m", "tune.follow", str(folder), str(every)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**QUIET, **HASTE, **os.environ, "PYTHONPATH": paths},
+        env={**QUIET, **HASTE, **os.environ, "PYTHONPATH": paths, URI: uri},  # which may hold a password
         start_new_session=True,  # Ctrl-C is for the run; the follower ends after it
         text=True,
     )
@@ -134,7 +145,7 @@ class Follower:
             self._said = True
 
     def _send(self) -> None:
-        with alone(self._folder):
+        with alone(self._folder / LOCK):
             if self._mirror is None:
                 self._mirror = Mirror(self._folder, self._uri)
                 self._mirror.mark("running")
@@ -144,8 +155,8 @@ class Follower:
                 self._mirror.log_machine(self._machine.sample())
 
     def _last(self, model: Path | None) -> None:
-        with alone(self._folder):
-            bring_up(self._folder, self._uri, lambda: model, lambda _: "killed")
+        with alone(self._folder / LOCK):
+            bring_up(self._folder, self._uri, lambda: model)
 
 
 class Machine:
@@ -168,4 +179,4 @@ class Machine:
 
 
 if __name__ == "__main__":
-    Follower(Path(sys.argv[1]), sys.argv[2]).follow(sys.stdin, float(sys.argv[3]))
+    Follower(Path(sys.argv[1]), os.environ[URI]).follow(sys.stdin, float(sys.argv[2]))

@@ -26,6 +26,7 @@ STATUS = {
     "interrupted": "KILLED",
     "killed": "KILLED",
 }
+LOCK = ".mlflow.lock"
 LONGEST = 6000  # characters of a param that MLflow keeps
 DIGEST = 36  # characters of a data set's digest that MLflow keeps
 
@@ -52,13 +53,13 @@ def sync(folder: Path, uri: str, model: Callable[[], Path | None] = lambda: None
     require_mlflow()
     check_uri(uri)
     check_record(folder)
-    with reaching(), alone(folder):
-        return bring_up(folder, uri, model, _unfinished)
+    with reaching(), alone(folder / LOCK):
+        return bring_up(folder, uri, model)
 
 
-def bring_up(folder: Path, uri: str, model: Callable[[], Path | None], unfinished: Callable[[Path], str]) -> Sent:
-    """`sync` for who is alone in the folder; `unfinished` tells the status of a record without a result."""
-    status = _status(folder, unfinished)  # before the points: those of a run that has ended are all there
+def bring_up(folder: Path, uri: str, model: Callable[[], Path | None]) -> Sent:
+    """`sync` for who is alone in the folder."""
+    status = _status(folder)  # before the points: those of a run that has ended are all there
     mirror = Mirror(folder, uri)
     points = mirror.send()
     if status != "running":
@@ -102,6 +103,8 @@ class Mirror:
 
         name = str(self._experiment["name"])
         found = self._client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":  # in the page; its name is still taken
+            self._client.restore_experiment(found.experiment_id)
         try:
             return str(found.experiment_id if found else self._client.create_experiment(name, artifacts))
         except MlflowException:
@@ -196,9 +199,9 @@ class Mirror:
             self._client.set_terminated(self.run_id, STATUS[status], ended)
 
 
-def _status(folder: Path, unfinished: Callable[[Path], str]) -> str:
+def _status(folder: Path) -> str:
     result = folder / "result.json"
-    return str(read(result)["status"]) if result.exists() else unfinished(folder)
+    return str(read(result)["status"]) if result.exists() else _unfinished(folder)
 
 
 def _unfinished(folder: Path) -> str:

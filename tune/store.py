@@ -4,11 +4,12 @@ import fcntl
 import re
 import sqlite3
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from mergenet.config import InputError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
+PATIENCE_S = 30.0  # for another process of ours that sends the same record, or makes the same store
 LOCKED_S = 2.0  # MLflow itself waits 20 s for a database that is locked, and 100 s for one that cannot be opened
 
 QUIET = {
@@ -53,7 +55,7 @@ def check_uri(uri: str) -> None:
     """
     scheme = re.split(r"[+:]", uri)[0]
     if scheme not in SCHEMES or (scheme == "sqlite" and database_of(uri) is None):
-        raise InputError(f"MLflow at '{uri}': write http://HOST:PORT or sqlite:///PATH")
+        raise InputError(f"MLflow at '{without_password(uri)}': write http://HOST:PORT or sqlite:///PATH")
 
 
 def database_of(uri: str) -> Path | None:
@@ -90,7 +92,7 @@ def _ready(database: Path) -> None:
     if set("%?#") & set(str(database)):
         raise Away("an SQLite store cannot lie in a path with %, ? or #")
     database.parent.mkdir(parents=True, exist_ok=True)
-    with alone(database.parent):  # two migrations of one file break it
+    with alone(database.with_name(f".{database.name}.lock")):  # two migrations of one file break it
         if not database.exists():
             aside = database.with_name(f".{database.name}.new")
             aside.unlink(missing_ok=True)
@@ -101,11 +103,32 @@ def _ready(database: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One process at a time in here, for one folder."""
-    with (folder / ".mlflow.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def alone(lock: Path) -> Iterator[None]:
+    """One process at a time in here, for one file; who has waited for long gives up.
+
+    Raises:
+        Away: another process was in here all the time.
+    """
+    with lock.open("a") as file:
+        end = time.monotonic() + PATIENCE_S
+        while not _locked(file):
+            if time.monotonic() > end:
+                raise Away(f"another process holds {lock.name}")
+            time.sleep(0.05)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def without_password(uri: str) -> str:
+    """`uri` as it may be shown."""
+    return re.sub(r"(://[^/:@]+):[^/@]*@", r"\1:***@", uri)
 
 
 @contextmanager

@@ -20,12 +20,10 @@ def export(run: Path, learner: str | None, out: Path | None, no_program: bool, a
     mergenet export runs/digits-cross-structure/0123abcd-s0
     mergenet export runs/digits-cross-structure/0123abcd-s0 --learner source --out teacher
     """
-    from mergenet.training.export import PROGRAM, export_model
+    from mergenet.training.export import export_model
 
     folder = export_model(run, out, learner, not no_program, allow_code)
     click.echo(f"{folder}")
     for path in sorted(folder.iterdir()):
         click.echo(f"  {path.name:<18} {path.stat().st_size / 1e3:>10,.1f} kB")
-    if not no_program and not (folder / PROGRAM).exists():
-        click.echo(f"no {PROGRAM}: the data is not where it was, and the size of its images not known without")
     click.echo("README.md says what it is and how to load it.")

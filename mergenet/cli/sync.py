@@ -43,13 +43,15 @@ def _all_records(runs: Path) -> list[Path]:
 
 def _send(folder: Path, uri: str) -> None:
     from tune.records import sync
-    from tune.store import Away
+    from tune.store import Away, without_password
 
     try:
         with TemporaryDirectory(prefix="mergenet-") as aside:
             sent = sync(folder, uri, lambda: _exported(folder, Path(aside)))
     except Away as error:
-        raise click.ClickException(f"MLflow at {uri} is away ({error}); {folder} is not sent") from None
+        raise click.ClickException(
+            f"MLflow at {without_password(uri)} is away ({error}); {folder} is not sent"
+        ) from None
     points = f"{sent.points} new point{'' if sent.points == 1 else 's'}"
     click.echo(f"{folder}  {sent.status}, {points}")
 

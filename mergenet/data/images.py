@@ -186,26 +186,34 @@ class Stream:
         self.share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
         self.steps_per_epoch = len(split) // batch_size
         self._epoch: tuple[int, Tensor, Tensor] | None = None
-        self._last: tuple[int, Batch] | None = None
+        self._last: tuple[int, Split] | None = None
 
     def batch(self, step: int) -> Batch:
-        """This rank's part of the batch of `step`; kept until another step is asked for, so learners can share it."""
+        """This rank's part of the batch of `step`.
+
+        Its images are kept until another step is asked for, as learners share them; each gets numbers of its own, for
+        a model may change them in place.
+        """
         if self._last is None or self._last[0] != step:
-            self._last = (step, self._make(step, self.share))
-        return self._last[1]
+            self._last = (step, self._draw(step, self.share))
+        return self._batch(self._last[1])
 
     def first_global_batch(self) -> dict[str, Tensor]:
         """Images and labels of step 0 over all ranks: what runs that are to be compared must share."""
-        batch = self._make(0, slice(0, self.batch_size))
+        batch = self._batch(self._draw(0, slice(0, self.batch_size)))
         return {"images": batch.images, "labels": batch.labels}
 
-    def _make(self, step: int, share: slice) -> Batch:
+    def _batch(self, samples: Split) -> Batch:
+        return Batch(self.data.normalise(samples.images), samples.labels)
+
+    def _draw(self, step: int, share: slice) -> Split:
+        """The augmented images of a step, and their labels."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order, draws = self._of_epoch(epoch)
         indices = order[position * self.batch_size :][share]
         samples = self.split.at(indices.to(self.split.labels.device)).to(self.device)
         images = self.augmentation.apply(samples.images, draws[indices].to(self.device))
-        return Batch(self.data.normalise(images), samples.labels)
+        return Split(images, samples.labels)
 
     def _of_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """The order of an epoch (N,) and each sample's draws (N, 4)."""

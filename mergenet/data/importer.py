@@ -89,7 +89,13 @@ def _readable(source: Path) -> Iterator[None]:
 
 def _refuse_other_data(name: str, folder: Path, description: Description, watch: Watch) -> None:
     with about(name):
-        there = read_description(folder).digest
+        described = read_description(folder)
+    there = described.digest
+    if there == description.digest and described.classes != description.classes:
+        raise InputError(
+            f"data {name}: {folder} is there already and holds these images in classes of other names; "
+            "remove it or choose another name"
+        )
     if there != description.digest:
         raise InputError(
             f"data {name}: {folder} is there already and holds other data "

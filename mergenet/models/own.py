@@ -10,6 +10,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,15 +74,30 @@ def _row(name: str, function: Callable[..., Any]) -> Model:
 
 
 def code_digest(name: str) -> str:
-    """SHA-256 of the source file that holds the function of `package.module:function`.
+    """SHA-256 of the source file that holds the function of `package.module:function`, as it was when it was imported.
 
     Raises:
-        InputError: as `own` does, and where there is no source file.
+        InputError: as `own` does, where there is no source file, and where it has changed since it was imported.
     """
+    function = _find(name)
     try:
-        return hashlib.sha256(source_file(_find(name)).read_bytes()).hexdigest()
+        imported, now = _first_digest(function), _digest_now(function)
     except (TypeError, OSError):
         raise InputError(f"model '{name}': has no source file, and so no digest; write it as a function") from None
+    if imported != now:
+        file = source_file(function).name
+        raise InputError(f"model '{name}': {file} has changed since this Python imported it; start Python anew")
+    return now
+
+
+def _digest_now(function: Callable[..., Any]) -> str:
+    return hashlib.sha256(source_file(function).read_bytes()).hexdigest()
+
+
+@cache
+def _first_digest(function: Callable[..., Any]) -> str:
+    """What the file was when the function was first looked up, right after its import."""
+    return _digest_now(function)
 
 
 def source_file(function: Callable[..., Any]) -> Path:
@@ -112,6 +128,8 @@ def _find(name: str) -> Callable[..., Any]:
         inspect.signature(function).bind(0)
     except (TypeError, ValueError):
         raise InputError(f"model '{name}': must take one argument, the number of classes") from None
+    with suppress(TypeError, OSError):
+        _first_digest(function)
     return function
 
 

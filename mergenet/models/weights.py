@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mergenet.config import InputError, nearest
-from mergenet.models import find_model
+from mergenet.models import find_model, published_names
 from mergenet.models.hub import published_weights, sha256_of
 
 PICKLED = (".pt", ".pth", ".bin")
@@ -64,13 +64,22 @@ class Weights:
         Raises:
             InputError: a tensor that is missing, unexpected or of another shape, before anything is copied.
         """
+        state, kept = module.state_dict(), self.check_fits(module)
+        with torch.no_grad():
+            for name in state.keys() & self.shapes.keys() - set(kept):
+                state[name].copy_(self.read(name))
+        return kept
+
+    def check_fits(self, module: nn.Module) -> list[str]:
+        """Compares names and shapes with those of `module`; gives the names of a classifier of other classes.
+
+        Raises:
+            InputError: a tensor that is missing, unexpected or of another shape.
+        """
         state = module.state_dict()
         kept = self._unfitting_classifier(state)
         wanted = {name: tuple(value.shape) for name, value in state.items() if name not in kept}
         self._check(wanted, ignored=kept)
-        with torch.no_grad():
-            for name in wanted.keys() & self.shapes.keys():
-                state[name].copy_(self.read(name))
         return kept
 
     def _unfitting_classifier(self, state: Mapping[str, Tensor]) -> list[str]:
@@ -105,7 +114,8 @@ def read_weights(model_name: str, weights: str) -> Weights:
     is_file = weights.endswith(SUFFIXES) or "/" in weights or Path(weights).exists()
     path = _file(weights) if is_file else published_weights(model_name, weights)
     shapes, read = _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickled(path)
-    names = {_plain_name(name, shapes): name for name in shapes}
+    renamed = RENAMED if model_name in published_names() else []
+    names = {_plain_name(name, shapes, renamed): name for name in shapes}
     auxiliary = AUXILIARY.get(model_name, ())
     return Weights(
         path,
@@ -115,11 +125,11 @@ def read_weights(model_name: str, weights: str) -> Weights:
     )
 
 
-def _plain_name(name: str, names: Mapping[str, tuple[int, ...]]) -> str:
+def _plain_name(name: str, names: Mapping[str, tuple[int, ...]], renamed: list[tuple[re.Pattern[str], str]]) -> str:
     """What the model calls the tensor `name`: without the prefix of DDP, and by torchvision's present names."""
     if all(other.startswith("module.") for other in names):
         name = name.removeprefix("module.")
-    for pattern, now in RENAMED:
+    for pattern, now in renamed:
         name = pattern.sub(now, name)
     return name
 

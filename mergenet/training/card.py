@@ -102,7 +102,7 @@ def _training(experiment: Experiment, figures: Mapping[str, Any], config: Mappin
         if config["weights"] == "best"
         else "The weights are the last."
     )
-    begun = getattr(options, "weights", None)
+    begun = options.weights
     first = f"the weights `{Path(begun).name}`" if begun else "random weights"
     protocol = {"task": options.dump()["task"], "training": options.dump()["training"]}
     return (
@@ -127,7 +127,7 @@ def _transfers(experiment: Experiment, endings: Mapping[str, Any], learner: str)
 
 def _limits(experiment: Experiment, config: Mapping[str, Any]) -> str:
     data = next(iter(config["data"]))
-    shape = " x ".join(map(str, config["input"]["shape"])) if config["input"] else "the data's size"
+    shape = " x ".join(map(str, config["input"]["shape"]))
     return (
         f"## Limits\n\n- It knows the {config['classes']} classes of `{data}` and answers one of them for any image.\n"
         f"- It was trained and measured on images of {shape}; of others nothing is known.\n"

@@ -36,7 +36,11 @@ class Construction:
 
 
 def export_model(
-    run: Path, out: Path | None = None, learner: str | None = None, program: bool = True, allow_code: bool = False
+    run: str | Path,
+    out: str | Path | None = None,
+    learner: str | None = None,
+    program: bool = True,
+    allow_code: bool = False,
 ) -> Path:
     """Writes a trained learner of a finished run as a folder that needs torch and torchvision alone.
 
@@ -54,8 +58,8 @@ def export_model(
         InputError: a run that has not finished, a learner that is unknown, frozen or diverged, weights that are not
             there, a model that cannot be exported, a folder that holds something else.
     """
-    trained = read_trained(run, learner, allow_code)
-    out = out or run / "export" / trained.name
+    trained = read_trained(Path(run), learner, allow_code)
+    out = Path(out or Path(run) / "export" / trained.name)
     model = find_model(trained.options.model)
     module = build_trained(trained)
     construction = _construction(trained.options.model, model, trained.images["classes"])
@@ -90,6 +94,7 @@ def _write_program(module: nn.Module, shape: Sequence[int], path: Path) -> None:
     try:
         batch = torch.export.Dim("batch")
         program = torch.export.export(module, (images[:2],), dynamic_shapes=({0: batch},))
+        _forget_places(program.graph_module)
         for part in (images[:1], images):
             with torch.inference_mode():
                 torch.testing.assert_close(program.module()(part), module(part))
@@ -98,6 +103,14 @@ def _write_program(module: nn.Module, shape: Sequence[int], path: Path) -> None:
         reason = (str(error).strip().splitlines() or [""])[0]
         kind = type(error).__name__
         raise InputError(f"export: no program of this model: {kind}: {reason}; leave it out by --no-program") from error
+
+
+def _forget_places(program: nn.Module) -> None:
+    """Takes the paths of source files, which torch notes at every step, out of a program and all of its parts."""
+    for part in program.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            for node in part.graph.nodes:
+                node.meta.pop("stack_trace", None)
 
 
 def _describe(trained: Trained, construction: Construction) -> dict[str, Any]:

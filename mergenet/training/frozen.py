@@ -8,6 +8,9 @@ from mergenet.method.ports import Port, find_port
 from mergenet.models import find_model
 from mergenet.models.weights import Weights, read_weights
 
+ANY = 1000
+"""Classes of a model that is only compared with: a file's classifier may have another number of them."""
+
 
 def frozen_weights(options: LearnerOptions) -> Weights:
     """The file of a frozen learner, opened.
@@ -16,7 +19,9 @@ def frozen_weights(options: LearnerOptions) -> Weights:
         InputError: missing, broken, or no weights of this model.
     """
     assert options.weights is not None, "an experiment with a frozen learner without weights is refused"
-    return read_weights(options.model, options.weights)
+    weights = read_weights(options.model, options.weights)
+    weights.check_fits(find_model(options.model).sketch(ANY))
+    return weights
 
 
 def outline(weights: Weights) -> dict[str, Tensor]:

@@ -164,6 +164,14 @@ class Learner:
             weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
             self.best = {"score": score, "tick": tick, "weights": weights}
 
+    def take_best(self) -> None:
+        """Takes the weights that `keep_if_best` kept."""
+        assert self.best is not None
+        state = self.model.state_dict()
+        with torch.no_grad():
+            for name, value in self.best["weights"].items():
+                state[name].copy_(value)
+
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint between two ticks must hold; every rank must call it."""
         return {

@@ -60,7 +60,7 @@ def make_plan(experiment: Experiment, seed: int, data: Mapping[str, Images], wor
     Raises:
         InputError: whatever does not fit, by its path in the experiment.
     """
-    weights = {name: _outline(name, options, data) for name, options in experiment.learners.items()}
+    weights = {name: _outline(name, options, data, workers) for name, options in experiment.learners.items()}
     ports = {end: _find(path, end, experiment, weights) for path, end in _ends(experiment)}
     _check_writers(experiment, ports)
     epochs = {name: _steps_per_epoch(name, experiment, data, workers) for name in experiment.trained()}
@@ -92,7 +92,7 @@ def _contents(experiment: Experiment, data: Mapping[str, Images]) -> Contents:
     learners = experiment.learners.items()
     return Contents(
         data={name: images.digest() for name, images in data.items()},
-        forms={name: [images.mean, images.deviation] for name, images in data.items()},
+        forms={name: [images.classes, images.mean, images.deviation] for name, images in data.items()},
         weights={name: read_weights(one.model, one.weights).digest for name, one in learners if one.weights},
         code={name: code_digest(one.model) for name, one in learners if names_code(one.model)},
     )
@@ -108,14 +108,14 @@ def _held(experiment: Experiment, learner: str, ports: Mapping[str, Port]) -> in
     return _numel(ports[end].weight for end in ends if split_end(end)[0] == learner)
 
 
-def _outline(name: str, options: LearnerOptions, data: Mapping[str, Images]) -> dict[str, Tensor]:
+def _outline(name: str, options: LearnerOptions, data: Mapping[str, Images], workers: int) -> dict[str, Tensor]:
     """The parameters of a learner, or what the file of a frozen one holds, by dotted name and without memory."""
     try:
         if options.frozen:
             return outline(frozen_weights(options))
         images = data[options.trained_task.data]
         model = find_model(options.model).sketch(images.classes)
-        _check_takes(model, images, options)
+        _check_takes(model, images, options, workers)
     except InputError as error:
         raise InputError(f"learners.{name}.{'weights' if options.frozen else 'model'}: {error}") from None
     if options.weights:
@@ -123,16 +123,17 @@ def _outline(name: str, options: LearnerOptions, data: Mapping[str, Images]) -> 
     return dict(model.named_parameters())
 
 
-def _check_takes(model: nn.Module, images: Images, options: LearnerOptions) -> None:
-    """Two images go through without memory; a user's own model may want values to go on, and is taken at its word."""
+def _check_takes(model: nn.Module, images: Images, options: LearnerOptions, workers: int) -> None:
+    """A part of a batch goes through without memory; a user's own model may want values, and is taken at its word."""
     if names_code(options.model):
         return
     shape = tuple(images.train.images.shape[1:])
+    part = max(options.training.batch_size // (workers * options.training.accumulation), 1)
     try:
-        model(torch.empty(2, *shape, device="meta"))
+        model(torch.empty(part, *shape, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{options.model} does not take images of {shape}: {reason}") from None
+        raise InputError(f"{options.model} does not take {part} images of {shape} at once: {reason}") from None
 
 
 def _check_weights(path: str, options: LearnerOptions, model: nn.Module) -> None:

@@ -115,13 +115,19 @@ def _lock(folder: Path) -> IO[str]:
     return file
 
 
-def _belongs_before(line: str, tick: int) -> bool:
-    """Whether a line of metrics is of the first `tick` ticks; not of the final test, and not cut short by a death."""
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A line of metrics; None where a death cut it short."""
     try:
-        values = json.loads(line)
-        return bool(values["tick"] <= tick and values["split"] != "test")
-    except (json.JSONDecodeError, KeyError):
-        return False
+        values: dict[str, Any] = json.loads(line)
+        return values if {"tick", "split"} <= values.keys() else None
+    except (json.JSONDecodeError, AttributeError):
+        return None
+
+
+def _belongs_before(line: str, tick: int) -> bool:
+    """Whether a line of metrics is of the first `tick` ticks, and not of the final test."""
+    values = _parsed(line)
+    return values is not None and values["tick"] <= tick and values["split"] != "test"
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -172,6 +178,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{path}: broken: {', '.join(sorted(missing))} is missing")
     return manifest
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Every recorded figure; none before the first validation."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [values for line in lines if (values := _parsed(line)) is not None]
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

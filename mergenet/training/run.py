@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergenet.config import InputError
 from mergenet.data.images import Images, Split
+from mergenet.identity import NUMERICS
 from mergenet.training import ranks
 from mergenet.training.checkpoint import load_checkpoint, recover_newest, save_checkpoint
 from mergenet.training.evaluation import evaluate
@@ -19,7 +21,7 @@ from mergenet.training.graph import Graph
 from mergenet.training.learner import Learner
 from mergenet.training.loop import advance
 from mergenet.training.plan import Plan, make_plan
-from mergenet.training.record import Record, surroundings
+from mergenet.training.record import Record, read_manifest, surroundings
 from mergenet.training.reporter import Reporter, Silent
 from mergenet.training.spec import RunSpec, data_of
 
@@ -78,6 +80,7 @@ class _Run:
         with ranks.agreeing():
             data = data_of(spec.experiment, spec.data)
             plan = make_plan(spec.experiment, spec.seed, data, ranks.world())
+            self._check_same(plan)
         graph = Graph(spec.experiment, plan, data, spec.seed, self.device)
         self._describe(plan, graph, data)
         self._resume(graph)
@@ -88,6 +91,15 @@ class _Run:
             self._after_tick(graph, plan)
         self.reporter.stop()
         self._finish(graph, plan, data)
+
+    def _check_same(self, plan: Plan) -> None:
+        """Whoever starts it again, a run goes on with what it began with."""
+        if self.record is None or not (self.record.folder / "manifest.json").exists():
+            return
+        if read_manifest(self.record.folder)["hash"] != plan.hash:
+            raise InputError(
+                f"{self.record.folder}: experiment, data, weights, code or numerics are not those it began with"
+            )
 
     # --- around the ticks ---
 
@@ -144,6 +156,7 @@ class _Run:
         spec = self.spec
         manifest = {
             "hash": plan.hash,
+            "numerics": NUMERICS,
             "seed": spec.seed,
             "cells": plan.cells,
             "data": {
@@ -190,7 +203,7 @@ class _Run:
         for name, learner in graph.learners.items():
             figures: dict[str, Any] = {}
             if learner.best is not None:
-                learner.model.load_state_dict(learner.best["weights"])
+                learner.take_best()
                 figures["best_tick"] = learner.best["tick"]
             test_split = data[learner.task.data].test.near(self.device)
             for split, samples in (("validation", learner.validation), ("test", test_split)):

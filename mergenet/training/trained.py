@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mergenet.config import InputError, nearest
 from mergenet.experiment import Experiment, LearnerOptions
-from mergenet.models import find_model, names_code
+from mergenet.identity import NUMERICS
+from mergenet.models import code_digest, find_model, names_code
 from mergenet.training.checkpoint import checkpoints, load_checkpoint, problem_of
 from mergenet.training.record import read_experiment, read_manifest, read_result
 
@@ -52,32 +53,41 @@ def read_trained(run: Path, learner: str | None, allow_code: bool) -> Trained:
     experiment, manifest, result = read_experiment(run), read_manifest(run), read_result(run)
     if result is None or result["status"] != "finished":
         how = "has not ended" if result is None else f"ended as {result['status']}"
-        raise InputError(f"export {run}: the run {how}; go on with mergenet train --resume {run}")
+        raise InputError(f"{run}: the run {how}; go on with mergenet train --resume {run}")
     name = learner or experiment.clock
     if name not in experiment.learners:
-        raise InputError(f"export {run}: no learner '{name}'; {nearest(name, experiment.learners)}")
+        raise InputError(f"{run}: no learner '{name}'; {nearest(name, experiment.learners)}")
     options = experiment.learners[name]
     if options.frozen:
-        raise InputError(f"export {run}: '{name}' is frozen, its weights are those of its file; name another --learner")
+        raise InputError(f"{run}: '{name}' is frozen, its weights are those of its file; name another --learner")
     if result["learners"][name]["diverged_at"] is not None:
-        raise InputError(f"export {run}: '{name}' diverged at tick {result['learners'][name]['diverged_at']}")
-    if names_code(options.model) and not allow_code:
-        raise InputError(f"export {run}: model '{options.model}' is code of yours; add --allow-code to let it run")
+        raise InputError(f"{run}: '{name}' diverged at tick {result['learners'][name]['diverged_at']}")
+    if manifest.get("numerics") != NUMERICS:
+        raise InputError(f"{run}: trained by another version of this package, whose networks are not those of today")
+    if names_code(options.model):
+        _check_code(run, options.model, manifest["code"][name], allow_code)
     weights, tick = _read_weights(run, name, result["ticks"], best=experiment.evaluation.weights == "best")
     return Trained(name, experiment, manifest, result, weights, tick)
+
+
+def _check_code(run: Path, model: str, digest: str, allow_code: bool) -> None:
+    if not allow_code:
+        raise InputError(f"{run}: model '{model}' is code of yours; add --allow-code to let it run")
+    if code_digest(model) != digest:
+        raise InputError(f"{run}: the file of model '{model}' is not the one it was trained with")
 
 
 def _read_weights(run: Path, name: str, ticks: int, best: bool) -> tuple[dict[str, Tensor], int]:
     """The learner's weights after the last tick, or its best ones, and the tick they are of."""
     there = checkpoints(run / "checkpoints")
     if not there:
-        raise InputError(f"export {run}: there is no checkpoint left, and the weights lie there")
+        raise InputError(f"{run}: there is no checkpoint left, and the weights lie there")
     problem = problem_of(there[-1])
     if problem is not None:
-        raise InputError(f"export {run}: checkpoint {there[-1].name} is broken ({problem})")
+        raise InputError(f"{run}: checkpoint {there[-1].name} is broken ({problem})")
     state = load_checkpoint(there[-1])
     if state["done"] != ticks:
-        raise InputError(f"export {run}: its last checkpoint is of tick {state['done']}, and the run went to {ticks}")
+        raise InputError(f"{run}: its last checkpoint is of tick {state['done']}, and the run went to {ticks}")
     learner = state["learners"][name]
     weights, tick = learner["model"], ticks
     if best and learner["best"] is not None:
@@ -97,5 +107,7 @@ def build_trained(trained: Trained) -> nn.Module:
     try:
         module.load_state_dict(dict(trained.weights))
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"export: the model does not take its weights as a plain state dict: {error}") from None
+        raise InputError(
+            f"{trained.options.model}: the model does not take its weights as a plain state dict: {error}"
+        ) from None
     return module.eval()

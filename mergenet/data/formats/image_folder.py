@@ -53,10 +53,16 @@ def _read_split(folder: Path, names: tuple[str, ...], fit: Fit, watch: Watch) ->
 
 def _images(folder: Path) -> list[Path]:
     """The images of a class, in folders of any depth."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    if not (found := sorted(files)):
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    found = sorted(file for file in files if not _is_hidden(file.relative_to(folder)))
+    if not found:
         raise InputError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
     return found
+
+
+def _is_hidden(file: Path) -> bool:
+    """Whether it lies in a hidden folder or is hidden itself, as what notebooks and systems leave behind."""
+    return any(part.startswith(".") for part in file.parts)
 
 
 IMAGE_FOLDER = Format("folders train/CLASS and test/CLASS", _recognise, _read, takes=("size",))
