@@ -178,7 +178,7 @@ def test_a_diverged_source_stops_its_transfers_and_not_the_target(small: MakeExp
     wild = {"learners": {"source": {"training": {"optimizer": {"sgd": {"lr": 1e30}}}}}}
     graph = run(graph_of(small(wild), digits), 5)
     assert graph.learners["source"].diverged_at is not None
-    assert graph.edges["main"].stopped_at is not None
+    assert graph.edges["main"].stopped_at() == graph.learners["source"].diverged_at
     assert graph.learners["target"].done == 5 and weights(graph, "target").isfinite().all()
 
 
