@@ -82,7 +82,8 @@ def test_only_the_matrices_that_transfers_read_are_held(small: MakeExperiment, d
 def test_a_plan_says_what_a_frozen_learner_holds_and_that_it_takes_no_steps(
     small: MakeExperiment, digits: Images, file: Path
 ) -> None:
-    plan = plan_of(small(frozen(file)), digits)
+    inner = {"inner": {"from": "target.classifier", "to": "target.irb12"}}  # of what trains, so nothing is held for it
+    plan = plan_of(small({**frozen(file), "transfers": inner}), digits)
     assert plan.learners["source"].parameters == 10 * 128 and plan.learners["source"].steps == 0
     assert plan.cells.keys() == {"target"}
     off = plan_of(small({**frozen(file), "transfers": {"main": {"enabled": False}}}), digits)
