@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from mergenet.config import InputError, parse
+from mergenet.config import InputError, identity, parse
 from mergenet.method.adapter import COMBINATIONS, Attention, Combination, Lpka, LpkaAdapter, Mlp
 
 X, Y = (5, 7), (6, 9)
@@ -160,6 +160,21 @@ def test_every_parameter_of_a_layer_with_points_learns_once_the_gates_are_open()
     assert points == [f"layers.0.attend.attentions.{index}.points" for index in (1, 2, 3)], "all but row-row"
     for name, parameter in adapter.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_points_count_from_none_on() -> None:
+    """Results from before there were points were made without any, and keep their hash as that."""
+    assert "points" not in identity(Lpka(points=0))
+    assert identity(Lpka())["points"] == 128
+
+
+@pytest.mark.parametrize("options", [{}, {"points": 4}, {"form": "paper"}])
+def test_attention_drops_while_it_learns_and_never_else(options: dict[str, object]) -> None:
+    attention = Attention((50, 7), (60, 9), parse(Lpka, {"width": 8, "heads": 2, "dropout": 0.5, **options}))
+    queries, keys = draw((50, 7), (60, 9))
+    assert not torch.equal(attention(queries, keys), attention(queries, keys))
+    attention.eval()
+    assert torch.equal(attention(queries, keys), attention(queries, keys))
 
 
 def test_average_mix_has_one_weight_and_learned_one_a_combination() -> None:

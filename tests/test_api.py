@@ -1,6 +1,7 @@
 """From Python: the same runs as from the command line, their records as data frames."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +10,22 @@ from typing import Any
 import pandas
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import mergenet
-from mergenet import load_experiment, read_run, resume, run
+from mergenet import jobs, load_experiment, read_run, resume, run
 from mergenet.config import InputError
+from mergenet.data.images import Images
+from mergenet.models import find_model
+from mergenet.training import ranks
+from mergenet.training.plan import make_plan
 from mergenet.training.record import Record
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec
-from tests.compare import assert_runs_equal, final_state
+from tests.compare import assert_equal, assert_runs_equal, final_state
 from tests.conftest import SMALL
+from tests.ranks import on_ranks
 from tests.refused import refusal
 from tests.test_resume import StopAt
 
@@ -40,6 +47,14 @@ def test_a_map_a_file_and_overrides_of_either_kind_give_one_experiment(tmp_path:
     ]
     assert all(experiment == found[0] for experiment in found)
     assert found[0].transfers["main"].cycle == 3 and found[0].learners["source"].training.epochs == 2
+
+
+def test_the_last_of_several_overrides_stands() -> None:
+    in_turn = ["transfers.main.cycle=3", "transfers.main={cycle: 5, start: 0.5}", "transfers.main.start=0.25"]
+    for overrides in (in_turn, {"transfers.main.cycle": 3, "transfers.main": {"cycle": 5, "start": 0.25}}):
+        main = load_experiment(SMALL, overrides).transfers["main"]
+        assert (main.cycle, main.start, main.target) == (5, 0.25, "target.irb16")
+    assert load_experiment(SMALL, ["training.epochs=3", "training.epochs=5"]).learners["target"].training.epochs == 5
 
 
 def test_values_of_a_map_of_overrides_are_taken_as_they_are() -> None:
@@ -79,15 +94,18 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_an_unfinished_run_is_left_alone_and_resumed(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_left_alone_and_resumed_as_it_began(tmp_path: Path) -> None:
     experiment = load_experiment(SMALL, {"checkpoint.every": 1})
-    whole = run(experiment, runs=tmp_path / "whole", quiet=True)
+    whole = run(experiment, seed=3, threads=2, runs=tmp_path / "whole", quiet=True)
     folder = tmp_path / "cut" / whole.folder.relative_to(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        execute(RunSpec(experiment, 0, {}, folder), StopAt(3))
+        execute(RunSpec(experiment, 3, {}, folder, threads=2), StopAt(3))
     with pytest.raises(InputError, match="holds this run unfinished: go on with --resume"):
-        run(experiment, runs=tmp_path / "cut", quiet=True)
+        run(experiment, seed=3, threads=2, runs=tmp_path / "cut", quiet=True)
+    cells = jobs.prepare_resume(folder, {}, "cpu", 1, False).plan.cells
+    torch.set_num_threads(1)
     assert resume(folder, quiet=True).folder == folder
+    assert torch.get_num_threads() == 2 and cells == whole.manifest["cells"]
     assert_runs_equal(whole.folder, folder)
 
 
@@ -111,6 +129,20 @@ def test_data_that_is_nowhere_is_refused_before_anything_is_written(tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_file_of_weights_is_found_from_everywhere_once_a_run_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Images
+) -> None:
+    """Workers may stand in another folder, and so may who resumes."""
+    monkeypatch.chdir(tmp_path)
+    save_file(find_model("resnet18-narrow").build(10).state_dict(), "w.safetensors")
+    job = jobs.prepare(
+        load_experiment(SMALL, {"learners.source.weights": "w.safetensors"}), {}, Path("runs"), 0, 1, "cpu", 1, False
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert make_plan(job.spec.experiment, 0, {"digits": digits}, 1).hash == job.plan.hash
+
+
 def test_a_model_that_is_code_runs_only_with_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nets_of_mine.py").write_text(
         "from torch import nn\n\nprint('ran')\n\n\n"
@@ -125,6 +157,7 @@ def test_a_model_that_is_code_runs_only_with_leave(tmp_path: Path, monkeypatch: 
     done = run(experiment, runs="runs", quiet=True, allow_code=True)
     assert done.result is not None and done.result["transfers"]["main"]["updates"] == 2
     assert set(done.manifest["code"]) == {"source"}
+    assert refusal(lambda: resume(done.folder, quiet=True)).startswith(line)
     own = Path("nets_of_mine.py")
     own.write_text(own.read_text() + "# changed\n")
     line = "model 'nets_of_mine:flat': nets_of_mine.py has changed since this Python imported it; start Python anew"
@@ -152,6 +185,90 @@ def test_a_line_that_a_death_cut_short_is_left_out(tmp_path: Path) -> None:
     with (done.folder / "metrics.jsonl").open("a") as file:
         file.write('{"run": "x", "learner": "tar')
     assert len(done.figures) == whole > 10
+
+
+# --- the mirror --------------------------------------------------------------------------------------------------
+
+STORE = "http://localhost:5000"
+
+
+@pytest.mark.parametrize(
+    ("asked", "ours", "mlflows", "where"),
+    [
+        ("auto", None, None, "sqlite:///{runs}/mlflow.db"),
+        ("auto", None, STORE, STORE),
+        ("auto", "off", STORE, None),
+        ("auto", "sqlite:///own.db", STORE, "sqlite:///own.db"),
+        ("off", "sqlite:///own.db", STORE, None),
+        ("sqlite:///told.db", "off", STORE, "sqlite:///told.db"),
+    ],
+)
+def test_what_is_told_goes_before_our_variable_and_that_before_mlflows(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+    ours: str | None,
+    mlflows: str | None,
+    where: str | None,
+) -> None:
+    for variable, value in (("MERGENET_MLFLOW", ours), ("MLFLOW_TRACKING_URI", mlflows)):
+        if value is None:
+            monkeypatch.delenv(variable, raising=False)
+        else:
+            monkeypatch.setenv(variable, value)
+    assert jobs._tracking_uri(asked, tmp_path) == (where and where.format(runs=tmp_path))
+
+
+def test_without_mlflow_there_is_no_mirror_and_an_address_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MERGENET_MLFLOW")
+    monkeypatch.setattr(jobs, "find_spec", lambda name: None)
+    assert jobs._tracking_uri("auto", tmp_path) is None and jobs._tracking_uri("off", tmp_path) is None
+    line = f"--mlflow {STORE}: MLflow is not installed: pip install mlflow, or say off"
+    assert refusal(lambda: run(load_experiment(SMALL), runs=tmp_path / "runs", mlflow=STORE, quiet=True)) == line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_mirrored_run_keeps_its_clock_learner_and_one_that_diverged_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MERGENET_MLFLOW", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    done = run(load_experiment(SMALL, {"clock": "source"}), runs=tmp_path / "runs", quiet=True)
+    wild = {"name": "wild", "learners.target.training.optimizer.sgd.lr": 1e30}
+    diverged = run(load_experiment(SMALL, wild), runs=tmp_path / "runs", quiet=True)
+    assert diverged.result is not None and diverged.result["status"] == "finished"
+    results = list((tmp_path / "mlflow-artifacts").rglob("result.json"))
+    (kept,) = (tmp_path / "mlflow-artifacts").rglob("model.safetensors")
+    assert len(results) == 2, "both were mirrored"
+    assert_equal(load_file(kept), final_state(done.folder)["learners"]["source"]["model"])
+
+
+class Noting(Silent):
+    """Notes what is said to the user."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def mirrored_nowhere(runs: Path) -> list[str]:
+    """What one rank says of MLflow, which is away."""
+    os.environ["WORLD_SIZE"] = str(ranks.world())
+    job = jobs.prepare(load_experiment(SMALL), {}, runs, 0, ranks.world(), "cpu", 1, False)
+    noting = Noting()
+    assert jobs.train(job, "http://127.0.0.1:9", noting)
+    return [line for line in noting.lines if "MLflow" in line]
+
+
+def test_only_the_first_rank_mirrors(tmp_path: Path) -> None:
+    first, second = on_ranks(2, mirrored_nowhere, tmp_path / "ranks", tmp_path / "runs")
+    assert second == [] and first and first[0].startswith("MLflow at http://127.0.0.1:9 is away")
+
+
+# --- the package -----------------------------------------------------------------------------------------------------
 
 
 def test_importing_mergenet_brings_neither_torch_nor_what_runs_many() -> None:

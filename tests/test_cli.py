@@ -1,5 +1,6 @@
 """The front door: what it prints, what it refuses in one line, and what it leaves alone."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -362,6 +363,27 @@ def test_a_run_made_with_other_threads_says_with_which(mergenet: Mergenet, train
     code, _, err = mergenet(*SMALL_RUN, "--threads", "2")
     assert code == 2
     assert f"{trained} holds this run finished with --threads 1, and this asks for 2: add --threads 1 to see it" in err
+
+
+@pytest.mark.parametrize(
+    ("key", "made", "line"),
+    [
+        ("world_size", 2, "--workers 2, and this asks for 1: add --workers 2 to see it"),
+        ("device", "cuda", "--device cuda, and this asks for cpu: add --device cuda to see it"),
+    ],
+)
+def test_a_run_made_with_other_workers_or_another_device_is_not_shown_as_this_one(
+    mergenet: Mergenet, trained: Path, key: str, made: object, line: str
+) -> None:
+    manifest = read_json(trained / "manifest.json")
+    (trained / "manifest.json").write_text(json.dumps({**manifest, key: made}))
+    code, out, err = mergenet(*SMALL_RUN)
+    assert (code, out) == (2, "") and f"{trained} holds this run finished with {line}" in err
+
+
+def test_a_run_goes_on_where_it_began(mergenet: Mergenet, trained: Path) -> None:
+    code, _, err = mergenet("train", "--resume", str(trained), "--device", "cuda")
+    assert (code, err) == (2, "mergenet: --device cuda: the run began on cpu; leave it out\n")
 
 
 def test_a_run_that_another_process_writes_is_not_called_unfinished(mergenet: Mergenet, trained: Path) -> None:

@@ -89,10 +89,13 @@ def numbered(count: int) -> Split:
 
 
 @pytest.mark.parametrize(("count", "share", "held"), [(100, 0.1, 10), (1438, 0.1, 144), (7, 0.5, 4), (10, 0.0, 0)])
-def test_held_out_samples_and_the_rest_are_disjoint_and_complete(count: int, share: float, held: int) -> None:
-    rest, away = hold_out(numbered(count), share, "digest")
+def test_held_out_samples_and_the_rest_are_disjoint_and_complete_and_in_order(
+    count: int, share: float, held: int
+) -> None:
+    rest, away = (split.labels.tolist() for split in hold_out(numbered(count), share, "digest"))
     assert len(away) == held
-    assert sorted([*rest.labels.tolist(), *away.labels.tolist()]) == list(range(count))
+    assert sorted([*rest, *away]) == list(range(count))
+    assert rest == sorted(rest) and away == sorted(away)
 
 
 def test_which_samples_are_held_out_depends_on_the_digest_alone() -> None:
@@ -175,6 +178,15 @@ def test_the_first_global_batch_is_that_of_step_0_on_every_rank(digits: Images) 
     for rank in range(2):
         found = stream_of(digits, rank=rank, world=2).first_global_batch()
         assert torch.equal(found["images"], alone.images) and torch.equal(found["labels"], alone.labels)
+
+
+def test_a_batch_lies_where_it_is_wanted_though_its_samples_do_not(digits: Images) -> None:
+    split = Split(digits.train.images, digits.train.labels)
+    changes = Augmentation(crop=2, flip=True, rotation=30.0)
+    batch = Stream(digits, split, "digest", 64, changes, 0, device=torch.device("meta")).batch(3)
+    assert split.images.device.type == "cpu"
+    assert (batch.images.device.type, tuple(batch.images.shape)) == ("meta", (64, 3, 8, 8))
+    assert (batch.labels.device.type, tuple(batch.labels.shape)) == ("meta", (64,))
 
 
 # --- augmentation ------------------------------------------------------------------------------------------------

@@ -241,3 +241,19 @@ def test_a_run_on_imported_images_records_their_digest(
     (manifest,) = tmp_path.glob("runs/small/*/manifest.json")
     recorded = json.loads((root / "pets" / "dataset.json").read_text())["digest"]
     assert json.loads(manifest.read_text())["data"]["pets"]["digest"] == recorded
+
+
+def test_a_run_goes_on_with_its_data_where_they_lay_or_are_said_to_lie(
+    mergenet: Mergenet, root: Path, tmp_path: Path, small: Callable[..., Experiment]
+) -> None:
+    learner = {"task": {"classification": {"data": "pets"}}}
+    learners, transfers = {"source": learner, "target": learner}, {"main": {"encoding": "whole"}}
+    experiment = small({"learners": learners, "transfers": transfers, "training": {"batch_size": 4}})
+    (tmp_path / "small.yaml").write_text(as_yaml(experiment.dump()))
+    assert mergenet("train", "small.yaml", "--device", "cpu", "--data", f"pets={root / 'pets'}")[0] == 0
+    (folder,) = tmp_path.glob("runs/small/*")
+    assert mergenet("train", "--resume", str(folder))[0] == 0
+    (root / "pets").rename(tmp_path / "moved")
+    code, _, err = mergenet("train", "--resume", str(folder))
+    assert code == 2 and "pets" in err
+    assert mergenet("train", "--resume", str(folder), "--data", f"pets={tmp_path / 'moved'}")[0] == 0

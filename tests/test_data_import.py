@@ -598,7 +598,7 @@ def test_a_plan_is_made_on_imported_images(
     experiment = small({"learners": learners, "transfers": transfers, "training": training})
     data = load_data({"pets"}, {"pets": str(tmp_path / "data" / "pets")})
     plan = make_plan(experiment, 0, data, 1)
-    assert plan.learners["target"].steps == 6 and plan.digests == {"pets": data["pets"].digest()}
+    assert plan.learners["target"].steps == 6 and plan.contents.data == {"pets": data["pets"].digest()}
 
 
 def test_a_description_is_read_back_as_it_was_written(few: Images) -> None:

@@ -82,6 +82,29 @@ def test_a_large_weights_first_basis_is_near_its_leading_directions(
     torch.testing.assert_close(found, torch.linalg.svdvals(steep)[:5], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "rank", "exact"),
+    [
+        ((20, 400), 5, True),  # a shorter side up to the threshold is decomposed as it is
+        ((400, 20), 5, True),
+        ((21, 400), 5, False),
+        ((400, 21), 5, False),
+        ((30, 40), 22, True),  # with the few more directions these are all that there are
+        ((30, 40), 10, False),
+    ],
+)
+def test_only_what_is_large_on_both_sides_and_of_more_directions_is_sketched(
+    shape: tuple[int, int], rank: int, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spectrum of noise is flat, so a sketch of it misses something."""
+    monkeypatch.setattr(encoding, "EXACT_UP_TO", 20)
+    torch.manual_seed(0)
+    weight = torch.randn(shape)
+    best = torch.linalg.svdvals(weight)[:rank]
+    found = torch.linalg.svdvals(encoder_for(weight, Svd(rank=rank)).encode(weight))
+    assert torch.allclose(found, best, rtol=2e-5) is exact
+
+
 def test_the_basis_follows_a_drifting_weight_without_flipping_signs() -> None:
     torch.manual_seed(0)
     weight = torch.randn(8, 20)

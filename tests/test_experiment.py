@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from mergenet import experiment
 from mergenet.config import parse
-from mergenet.data.images import Images
+from mergenet.data.images import Images, Split
 from mergenet.experiment import Experiment, load_experiment, recipes
 from mergenet.identity import Contents, cell_keys, run_hash
 from mergenet.training.plan import Plan, make_plan
@@ -180,6 +183,29 @@ def test_a_run_that_cannot_be_is_refused_before_it_starts(
     small: Make, digits: Images, change: dict[str, Any], start: str
 ) -> None:
     assert refusal(lambda: plan_of(small(change), digits, workers=2)).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ("vgg11", (3, 8, 8)),  # halves its images five times
+        ("vit_b_16", (3, 32, 32)),
+        ("resnet18-narrow", (1, 8, 8)),
+    ],
+)
+def test_images_that_a_model_does_not_take_are_refused_with_their_shape(
+    small: Make, digits: Images, model: str, shape: tuple[int, ...]
+) -> None:
+    images = Split(torch.zeros(1500, *shape, dtype=torch.uint8), torch.zeros(1500, dtype=torch.int64))
+    experiment = small({"learners": {"source": {"model": model}}, "transfers": {"main": {"enabled": False}}})
+    line = refusal(lambda: plan_of(experiment, replace(digits, train=images)))
+    assert line.startswith(f"learners.source.model: {model} does not take images of {shape}: ")
+
+
+def test_images_that_a_model_takes_are_not_refused(small: Make, digits: Images) -> None:
+    images = Split(torch.zeros(1500, 3, 32, 32, dtype=torch.uint8), torch.zeros(1500, dtype=torch.int64))
+    experiment = small({"learners": {"source": {"model": "vgg11"}}})
+    assert plan_of(experiment, replace(digits, train=images)).ticks == 5
 
 
 # --- cells -------------------------------------------------------------------------------------------------------
@@ -369,3 +395,32 @@ def test_the_hash_of_a_run_counts_everything_but_where_its_data_lie(small: Make)
     assert len(set(hashes)) == len(hashes)
     assert run_hash(small(), Contents(DATA)) != run_hash(small(), Contents({"digits": "other pixels"}))
     assert run_hash(small(), Contents(DATA)) == run_hash(small(), Contents(dict(reversed(DATA.items()))))
+
+
+def names_of(experiment: Experiment, contents: Contents) -> dict[str, str]:
+    """The run's hash and the key of each learner."""
+    steps = dict.fromkeys(experiment.learners, 10)
+    return {"run": run_hash(experiment, contents), **cell_keys(experiment, 0, steps, contents, ticks_per_epoch=10)}
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("data", {**DATA, "digits": "other pixels"}),
+        ("forms", {"digits": [[0.5], [0.125]]}),
+        ("weights", {"source": "other weights"}),
+        ("code", {"source": "other code"}),
+    ],
+)
+def test_all_that_an_experiment_only_names_counts(small: Make, part: str, other: dict[str, Any]) -> None:
+    """And reaches the target through the transfer from the source."""
+    contents = Contents(DATA, {"digits": [[0.5], [0.25]]}, {"source": "weights"}, {"source": "code"})
+    before, after = names_of(small(), contents), names_of(small(), replace(contents, **{part: other}))
+    assert {name for name in before if before[name] != after[name]} == {"run", "source", "target"}
+
+
+def test_other_numerics_are_other_runs(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names_of(small(), Contents(DATA))
+    monkeypatch.setattr(experiment, "NUMERICS", experiment.NUMERICS + 1)
+    after = names_of(small(), Contents(DATA))
+    assert all(after[name] != before[name] for name in before)

@@ -83,7 +83,8 @@ def test_only_the_matrices_that_transfers_read_are_held(small: MakeExperiment, d
 def test_a_plan_says_what_a_frozen_learner_holds_and_that_it_takes_no_steps(
     small: MakeExperiment, digits: Images, file: Path
 ) -> None:
-    plan = plan_of(small(frozen(file)), digits)
+    inner = {"inner": {"from": "target.classifier", "to": "target.irb12"}}  # of what trains, so nothing is held for it
+    plan = plan_of(small({**frozen(file), "transfers": inner}), digits)
     assert plan.learners["source"].parameters == 10 * 128 and plan.learners["source"].steps == 0
     assert plan.cells.keys() == {"target"}
     off = plan_of(small({**frozen(file), "transfers": {"main": {"enabled": False}}}), digits)
@@ -229,7 +230,9 @@ def test_files_that_do_not_fit_are_refused_by_their_path_in_the_experiment(
 
 
 def test_a_frozen_file_of_another_model_is_refused(small: MakeExperiment, digits: Images, file: Path) -> None:
-    with pytest.raises(InputError, match=r"learners.source.weights: weights .*: 'conv1.weight' is \(16, 3, 3, 3\), the"):
+    with pytest.raises(
+        InputError, match=r"learners.source.weights: weights .*: 'conv1.weight' is \(16, 3, 3, 3\), the"
+    ):
         plan_of(small(frozen(file, model="resnet50-cifar")), digits)
 
 

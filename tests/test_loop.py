@@ -197,8 +197,16 @@ def test_a_diverged_source_stops_its_transfers_and_not_the_target(small: MakeExp
     wild = {"learners": {"source": {"training": {"optimizer": {"sgd": {"lr": 1e30}}}}}}
     graph = run(graph_of(small(wild), digits), 5)
     assert graph.learners["source"].diverged_at is not None
-    assert graph.edges["main"].stopped_at is not None
+    assert graph.edges["main"].stopped_at() == graph.learners["source"].diverged_at
     assert graph.learners["target"].done == 5 and weights(graph, "target").isfinite().all()
+
+
+def test_a_transfer_stopped_when_the_first_of_its_learners_did(small: MakeExperiment, digits: Images) -> None:
+    graph = graph_of(small(), digits)
+    assert graph.edges["main"].stopped_at() is None
+    for source, target, first in ((4, None, 4), (4, 2, 2), (3, 5, 3)):
+        graph.learners["source"].diverged_at, graph.learners["target"].diverged_at = source, target
+        assert graph.edges["main"].stopped_at() == first
 
 
 def test_networks_at_real_size_take_a_trio_step(digits: Images, small: MakeExperiment) -> None:

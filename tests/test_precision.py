@@ -6,19 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn import functional
 
+from mergenet import randomness
 from mergenet.config import InputError, identity, parse
 from mergenet.data import load_data
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment, Training
 from mergenet.identity import Contents, run_hash
-from mergenet.models import MODELS
+from mergenet.models import MODELS, Model
 from mergenet.training import ranks
 from mergenet.training.evaluation import evaluate
 from mergenet.training.graph import Graph
+from mergenet.training.loop import advance
 from mergenet.training.plan import make_plan
 from tests.conftest import SMALL
 from tests.plain import Manner, Plain, PlainAdapter
@@ -35,11 +38,11 @@ def smooth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "smooth", SMOOTH)
 
 
-def one(training: dict[str, Any], transfers: dict[str, Any] | None = None) -> Experiment:
-    """A smooth learner on digits, ten ticks, with whatever transfers."""
+def one(training: dict[str, Any], transfers: dict[str, Any] | None = None, model: str = "smooth") -> Experiment:
+    """A learner on digits, ten ticks, with whatever transfers."""
     task = {"classification": {"data": "digits"}}
     plain = {**SMALL["training"], "epochs": 2, **training}
-    learners = {"target": {"model": "smooth", "task": task}}
+    learners = {"target": {"model": model, "task": task}}
     return parse(Experiment, {"name": "one", "learners": learners, "transfers": transfers or {}, "training": plain})
 
 
@@ -141,6 +144,34 @@ def trained_weights(experiment: Experiment) -> dict[str, Any]:
     graph.learners["target"].module.register_comm_hook(None, count)  # type: ignore[operator]
     run(graph, STEPS)
     return {"weights": graph.learners["target"].model.state_dict(), "reductions": len(reductions)}
+
+
+DROPPING = Model(lambda classes: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, classes)), {})
+
+
+def gradient_of_dropping(experiment: Experiment) -> Tensor:
+    """That of the linear layer's weight after one tick."""
+    MODELS["dropping"] = DROPPING
+    data = load_data({"digits"}, {})
+    graph = Graph(experiment, make_plan(experiment, 0, data, ranks.world()), data, 0, torch.device("cpu"))
+    advance(graph)
+    gradient = graph.learners["target"].model.get_parameter("2.weight").grad
+    assert gradient is not None
+    return gradient
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_each_part_of_a_batch_drops_by_its_own_key(world: int, tmp_path: Path, digits: Images) -> None:
+    """Two parts on one rank, or one on each of two: with one key the same pixels would be dropped in both."""
+    torch.manual_seed(randomness.key("weights", 0, "dropping", 0))
+    model = DROPPING.build(10)
+    for index, (images, labels) in enumerate(Plain(digits, 0, Manner(parts=2)).parts(0)):
+        part = (index, 0) if world == 1 else (0, index)
+        torch.manual_seed(randomness.key("forward", 0, "dropping", 0, 0, *part))
+        (functional.cross_entropy(model(images), labels) / 2).backward()
+    experiment = one({"accumulation": 2 // world}, model="dropping")
+    for gradient in on_ranks(world, gradient_of_dropping, tmp_path, experiment):
+        torch.testing.assert_close(gradient, model.get_parameter("2.weight").grad)
 
 
 def test_a_compiled_step_is_the_same_step(digits: Images) -> None:

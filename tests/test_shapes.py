@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mergenet.data.images import Images, Split
+from mergenet.data.images import Batch, Images, Split
 from mergenet.experiment import Experiment, load_experiment, recipes
 from mergenet.models import MODELS
 from mergenet.training.graph import Graph
@@ -161,6 +161,30 @@ def test_learners_with_data_batches_pace_and_cycle_of_their_own(
     models = trained(learners, {"one": transfer("source.classifier", "target.2", cycle=4)}, cifar100=photographs)
     assert source.has_the_weights_of(models["source"])
     assert target.has_the_weights_of(models["target"])
+
+
+def test_learners_of_one_data_set_with_batches_of_their_own(
+    trained: Callable[..., dict[str, nn.Module]], digits: Images
+) -> None:
+    source, target = Plain(digits, 0, Manner(batch_size=100)), Plain(digits, 1)
+    for step in range(STEPS):
+        source.step(step)
+        target.step(step)
+    models = trained({"source": smooth(0, batch_size=100), "target": 1}, {})
+    assert source.has_the_weights_of(models["source"])
+    assert target.has_the_weights_of(models["target"])
+
+
+def test_learners_of_one_data_set_see_it_each_in_its_own_augmentation(small: MakeExperiment, digits: Images) -> None:
+    def first_batches(*learners: str) -> list[Batch]:
+        flip = {"task": {"classification": {"augmentation": {"flip": True}}}}
+        graph = graph_of(small({"learners": dict.fromkeys(learners, flip)}), digits)
+        return [graph.learners[name].stream.batch(0) for name in ("source", "target")]
+
+    plain, flipped = first_batches()[0], first_batches("source", "target")[0]
+    assert torch.equal(plain.labels, flipped.labels) and not torch.equal(plain.images, flipped.images)
+    for found, expected in zip(first_batches("target"), (plain, flipped), strict=True):
+        assert torch.equal(found.images, expected.images)
 
 
 def shrunk(images: Images) -> Images:
