@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mergenet import experiment
+from mergenet import identity
 from mergenet.config import parse
 from mergenet.data.images import Images, Split
 from mergenet.experiment import Experiment, load_experiment, recipes
@@ -199,7 +199,7 @@ def test_images_that_a_model_does_not_take_are_refused_with_their_shape(
     images = Split(torch.zeros(1500, *shape, dtype=torch.uint8), torch.zeros(1500, dtype=torch.int64))
     experiment = small({"learners": {"source": {"model": model}}, "transfers": {"main": {"enabled": False}}})
     line = refusal(lambda: plan_of(experiment, replace(digits, train=images)))
-    assert line.startswith(f"learners.source.model: {model} does not take images of {shape}: ")
+    assert line.startswith(f"learners.source.model: {model} does not take 256 images of {shape} at once: ")
 
 
 def test_images_that_a_model_takes_are_not_refused(small: Make, digits: Images) -> None:
@@ -421,6 +421,6 @@ def test_all_that_an_experiment_only_names_counts(small: Make, part: str, other:
 
 def test_other_numerics_are_other_runs(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     before = names_of(small(), Contents(DATA))
-    monkeypatch.setattr(experiment, "NUMERICS", experiment.NUMERICS + 1)
+    monkeypatch.setattr(identity, "NUMERICS", identity.NUMERICS + 1)
     after = names_of(small(), Contents(DATA))
     assert all(after[name] != before[name] for name in before)
