@@ -1,5 +1,7 @@
 """Ray Train: the same run as without it, and the same again when a worker is killed on the way."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ import pytest
 
 from cluster.launch import launch
 from cluster.session import session
-from mergenet.config import InputError, merge, parse
+from mergenet.config import InputError, as_yaml, merge, parse
 from mergenet.experiment import Experiment
 from mergenet.training.record import Record, read_json
 from mergenet.training.reporter import Silent
@@ -112,3 +114,20 @@ def test_more_workers_than_processors_are_refused_before_ray_waits_for_them(tmp_
     with pytest.raises(InputError, match=r"--workers 1000: this machine has \d+ processors"):
         launch(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), 1000, Silent())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_the_users_own_is_found_by_the_workers_of_a_command(tmp_path: Path) -> None:
+    """The command starts a Ray of its own, from the folder in which the user's file lies."""
+    (tmp_path / "nets_for_ray.py").write_text(
+        "from torch import nn\n\n\n"
+        "def flat(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, classes))\n"
+    )
+    (tmp_path / "small.yaml").write_text(as_yaml(merge(Experiment, SMALL, {})))
+    words = ["train", "small.yaml", "learners.source.model=nets_for_ray:flat", "--allow-code", "--workers", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mergenet", *words], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs" / "small").iterdir()
+    assert read_json(folder / "manifest.json")["world_size"] == 2
+    assert read_json(folder / "result.json")["transfers"]["main"]["updates"] == 2

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from mergenet.config import InputError, merge, parse
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment
 from mergenet.identity import Contents, cell_keys, run_hash
-from mergenet.models import find_model
+from mergenet.models import MODELS, Model, find_model
 from mergenet.training import checkpoint as checkpoint_module
 from mergenet.training import run as run_module
 from mergenet.training.checkpoint import checkpoints, load_checkpoint, recover_newest, save_checkpoint
@@ -25,6 +26,7 @@ from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec
 from tests.conftest import SMALL
+from tests.smooth import SMOOTH
 
 Make = Callable[..., Experiment]
 
@@ -390,6 +392,29 @@ def test_the_best_weights_meet_the_test_split_when_asked(small: Make, tmp_path: 
             logits = best(digits.normalise(digits.test.images))
             loss = functional.cross_entropy(logits, digits.test.labels)
         assert learners[name]["test"]["loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+class Versioned(nn.Sequential):
+    """Like torchvision's MNASNet it takes no state without the version that torch notes beside one."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: dict[str, Any], *rest: Any) -> None:
+        if metadata.get("version") != 2:
+            raise ValueError("a state of no version")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_the_best_weights_of_a_model_that_asks_for_versions_meet_the_test_split(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "versioned", Model(lambda classes: Versioned(SMOOTH.build(classes))))
+    change = {
+        "learners": {"target": {"model": "versioned"}},
+        "transfers": {"main": {"enabled": False, "to": "target.0.2"}},
+    }
+    execute(spec_of(small({**change, "evaluation": {"weights": "best"}}), tmp_path), Silent())
+    assert "test" in read_json(tmp_path / "result.json")["learners"]["target"]
 
 
 def test_a_spec_travels_as_plain_json(small: Make, tmp_path: Path) -> None:
