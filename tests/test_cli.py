@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from mergenet import cli
 from mergenet.config import as_yaml
 from mergenet.experiment import Experiment, recipes
-from mergenet.models import MODELS
+from mergenet.models import MODELS, find_model
 from mergenet.training.record import Record, read_json
+from tests.conftest import SMALL
 
 Outcome = tuple[int, str, str]
 Mergenet = Callable[..., Outcome]
@@ -164,6 +166,18 @@ def test_a_dry_run_prints_ports_and_shapes_and_writes_nothing(mergenet: Mergenet
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
+def test_a_dry_run_says_what_is_frozen_and_what_is_off(mergenet: Mergenet, tmp_path: Path) -> None:
+    save_file(find_model("resnet18-narrow").build(10).state_dict(), "w.safetensors")
+    frozen = {"model": "resnet18-narrow", "frozen": True, "weights": "w.safetensors"}
+    off = {"from": "source.layer1.0.conv1", "to": "target.irb12", "enabled": False}
+    learners, transfers = {**SMALL["learners"], "source": frozen}, {**SMALL["transfers"], "second": off}
+    (tmp_path / "frozen.yaml").write_text(json.dumps({**SMALL, "learners": learners, "transfers": transfers}))
+    _, out, err = mergenet("train", "frozen.yaml", "--device", "cpu", "--dry-run")
+    rows = [line.split() for line in out.splitlines()]
+    assert err == "" and ["source", "resnet18-narrow", "1,280", "-", "frozen", "-"] in rows
+    assert [row[-1] for row in rows if row[:1] in (["main"], ["second"])] == ["2", "off"]
+
+
 def test_a_dry_run_shows_values_that_read_back_as_the_experiment(mergenet: Mergenet, tmp_path: Path) -> None:
     _, out, _ = mergenet(*SMALL_RUN, "--dry-run", "checkpoint.every=7")
     shown = out[: out.index("\n\n")]
@@ -247,6 +261,7 @@ def test_a_run_that_lost_its_end_goes_on_from_its_checkpoint(mergenet: Mergenet,
     (trained / "result.json").unlink()
     code, out, err = mergenet("train", "--resume", str(trained), "--device", "cpu")
     assert code == 0 and f"Record: {trained}\n" in out and "epoch 1" not in err
+    assert "Next:" not in out, "the words of a resume do not name another run"
     assert read_json(trained / "result.json")["learners"] == expected
 
 

@@ -250,10 +250,11 @@ def test_a_run_goes_on_with_its_data_where_they_lay_or_are_said_to_lie(
     learners, transfers = {"source": learner, "target": learner}, {"main": {"encoding": "whole"}}
     experiment = small({"learners": learners, "transfers": transfers, "training": {"batch_size": 4}})
     (tmp_path / "small.yaml").write_text(as_yaml(experiment.dump()))
-    assert mergenet("train", "small.yaml", "--device", "cpu", "--data", f"pets={root / 'pets'}")[0] == 0
+    there = (root / "pets").rename(tmp_path / "there")  # not where data usually lie
+    assert mergenet("train", "small.yaml", "--device", "cpu", "--data", f"pets={there}")[0] == 0
     (folder,) = tmp_path.glob("runs/small/*")
     assert mergenet("train", "--resume", str(folder))[0] == 0
-    (root / "pets").rename(tmp_path / "moved")
+    there.rename(tmp_path / "moved")
     code, _, err = mergenet("train", "--resume", str(folder))
     assert code == 2 and "pets" in err
     assert mergenet("train", "--resume", str(folder), "--data", f"pets={tmp_path / 'moved'}")[0] == 0

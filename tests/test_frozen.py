@@ -19,6 +19,7 @@ from mergenet.training.record import read_json
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec
+from mergenet.training.trained import read_trained
 from tests.compare import assert_runs_equal
 from tests.refused import refusal
 from tests.test_loop import graph_of
@@ -51,7 +52,7 @@ def plan_of(experiment: Experiment, digits: Images) -> Plan:
 
 
 def live_numbers() -> int:
-    """How many numbers all live tensors hold, each storage once."""
+    """How many numbers all live tensors hold, each storage once; those that an export left behind hold none."""
     gc.collect()
     storages = {}
     for thing in gc.get_objects():
@@ -256,7 +257,9 @@ def test_the_frozen_recipe_asks_for_its_file_and_resolves_with_one(tmp_path: Pat
     assert experiment.learners["source"].frozen and list(experiment.trained()) == ["target"]
 
 
-def test_checkpoints_do_not_hold_the_frozen_source(small: MakeExperiment, tmp_path: Path, file: Path) -> None:
+def test_a_run_keeps_nothing_of_its_frozen_source(small: MakeExperiment, tmp_path: Path, file: Path) -> None:
     execute(RunSpec(small(frozen(file)), 0, {}, tmp_path / "run"), Silent())
     newest = checkpoints(tmp_path / "run" / "checkpoints")[-1]
     assert set(torch.load(newest / "state.pt", weights_only=True)["learners"]) == {"target"}
+    line = "'source' is frozen, its weights are those of its file; name another --learner"
+    assert line in refusal(lambda: read_trained(tmp_path / "run", "source", allow_code=False))
