@@ -9,7 +9,6 @@ process of its own for each shape, over two ticks with a transfer before the sec
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -115,12 +114,18 @@ def spread(values: list[float], form: str) -> str:
 
 def peak(options: argparse.Namespace, shape: str) -> None:
     """Two ticks of one shape, and what this process needed at most beyond what it needed to begin, in MiB."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = most_resident()
     encoding = None if shape == "no transfer" else shape.rpartition(", ")[2]
     graph = make_graph(options, encoding, Path(options.frozen) if shape.startswith("frozen") else None)
     advance(graph)
     advance(graph)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+    print((most_resident() - before) // 1024)
+
+
+def most_resident() -> int:
+    """The most memory this process has held, in KiB (Linux; getrusage would tell what its parent held)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def measure_memory(options: argparse.Namespace) -> None:
@@ -149,7 +154,7 @@ def in_a_process(shape: str, file: str) -> str:
 def main() -> None:
     """Time, then memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="0: memory alone")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--source", default="resnet50-cifar")
     parser.add_argument("--target", default="mobilenet_v2-cifar")
@@ -166,7 +171,8 @@ def main() -> None:
         f"{options.source} -> {options.target}, batch {options.batch}, "
         f"{options.threads} thread{'s'[: options.threads - 1]}, torch {torch.__version__}"
     )
-    measure_time(options)
+    if options.rounds:
+        measure_time(options)
     measure_memory(options)
 
 

@@ -247,7 +247,8 @@ def _explain(kind: type[Options], error: ValidationError) -> str:
     if first["type"] == "union_tag_not_found":
         return f"{prefix}a choice is one word or a map with one key, got {first['input']!r}"
     if first["type"] == "string_pattern_mismatch":
-        return f"{prefix}may hold letters, digits, '_' and '-', got {first['input']!r}"
+        dot = "'.', " if "." in first["ctx"]["pattern"] else ""
+        return f"{prefix}may hold letters, digits, {dot}'_' and '-', got {first['input']!r}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{prefix}{message}"

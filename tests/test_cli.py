@@ -16,6 +16,7 @@ from mergenet.config import as_yaml
 from mergenet.experiment import Experiment, recipes
 from mergenet.models import MODELS, find_model
 from mergenet.training.record import Record, read_json
+from mergenet.training.reporter import Terminal
 from tests.conftest import SMALL
 
 Outcome = tuple[int, str, str]
@@ -212,11 +213,37 @@ def test_a_run_prints_its_table_and_where_its_record_lies(mergenet: Mergenet, tm
 
 def test_the_next_steps_a_run_names_can_be_taken(mergenet: Mergenet, trained: Path) -> None:
     _, out, _ = mergenet(*SMALL_RUN)
-    commands = [line.partition(" mergenet ")[2] for line in out.splitlines() if " mergenet " in line]
+    commands = [line.partition(" mergenet ")[2] for line in out.splitlines() if line.startswith("  mergenet ")]
     assert len(commands) >= 3
     for command in commands:
         code, _, err = mergenet(*command.split(), *([] if "--dry-run" in command else ["--dry-run"]))
         assert code == 0, err
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path: Path, mergenet: Mergenet) -> None:
+    """`mergenet train ... 2>&1 | head -1`."""
+    words = [sys.executable, "-m", "mergenet", *SMALL_RUN, "training.epochs=3"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline().startswith("epoch 1")
+        process.stdout.close()
+        assert process.wait(timeout=120) == 0
+    (folder,) = (tmp_path / "runs" / "small").iterdir()
+    assert json.loads((folder / "result.json").read_text())["status"] == "finished"
+
+
+def test_who_stops_before_the_first_checkpoint_is_told_and_begins_anew(
+    mergenet: Mergenet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(reporter: Terminal, done: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Terminal, "tick", stop)
+        code, _, err = mergenet(*SMALL_RUN)
+    (folder,) = (tmp_path / "runs" / "small").iterdir()
+    assert code == 130 and "interrupted before the first checkpoint (every 500 ticks); begin anew with:" in err
+    code, _, err = mergenet("train", "--resume", str(folder))
+    assert code == 0 and "there is no checkpoint yet: starting from the first tick\n" in err
 
 
 def test_a_run_that_finished_is_shown_and_not_trained_again(mergenet: Mergenet, trained: Path) -> None:
@@ -284,7 +311,11 @@ def test_resume_refuses_another_number_of_workers(mergenet: Mergenet, trained: P
     ("error", "code", "start"),
     [
         (RuntimeError("the reason\nand more"), 1, "the run failed: RuntimeError: the reason; runs/small/"),
-        (KeyboardInterrupt(), 130, "interrupted; go on with: mergenet train --resume runs/small/"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted before the first checkpoint (every 500 ticks); begin anew with: mergenet",
+        ),
     ],
 )
 def test_a_run_that_stops_is_one_line_and_an_exit_code(

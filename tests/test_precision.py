@@ -188,7 +188,7 @@ def test_a_batch_that_does_not_divide_into_its_parts_is_refused(small: MakeExper
     with pytest.raises(InputError) as caught:
         make_plan(experiment, 0, {"digits": digits}, 2)
     assert str(caught.value) == (
-        "learners.source.training.batch_size: 256 does not divide by 2 workers of 3 parts each, 252 does"
+        "learners.source.training.accumulation: a batch of 256 does not divide by 2 workers of 3 parts each, 252 does"
     )
 
 

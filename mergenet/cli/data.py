@@ -65,8 +65,11 @@ def list_command(root: str) -> None:
 
     there = data_sets(Path(root))
     if there:
-        figures = ("classes", "train", "test", "size", "digest")
-        print_table(("name", "state"), figures, [_row(name, folder) for name, folder in there.items()])
+        wrong: list[str] = []
+        rows = [_row(name, folder, wrong) for name, folder in there.items()]
+        print_table(("name", "state"), ("classes", "train", "test", "size", "digest"), rows)
+        for line in wrong:
+            click.echo(line)
     else:
         _say_nothing_there(root)
 
@@ -75,13 +78,15 @@ def _say_nothing_there(root: str) -> None:
     click.echo(f"No data sets in {root}; mergenet data import NAME SOURCE --root {root} brings one in.")
 
 
-def _row(name: str, folder: Path) -> tuple[str, ...]:
+def _row(name: str, folder: Path, wrong: list[str]) -> tuple[str, ...]:
+    """What is known of a data set; what is wrong with one goes to `wrong`."""
     from mergenet.data.catalogue import find_data_set
 
     try:
         found = find_data_set(name, folder)
     except InputError as error:
-        return name, str(error).removeprefix(f"data {name}: "), *("-",) * 5
+        wrong.append(str(error))
+        return name, "broken", *("-",) * 5
     state, digest = ("imported", found.digest[:8]) if found.digest else ("bare Parquet", "-")
     size = " x ".join(map(str, found.size))
     return name, state, str(len(found.classes)), f"{found.train:,}", f"{found.test:,}", size, digest

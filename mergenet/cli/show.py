@@ -11,11 +11,12 @@ from mergenet.config import as_yaml
 from mergenet.experiment import Experiment, split_end
 from mergenet.training.plan import Plan, TransferPlan
 from mergenet.training.record import read_json
+from mergenet.training.reporter import Unbreakable
 from mergenet.training.spec import RunSpec
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    return Unbreakable(highlight=False)
 
 
 def _table(texts: tuple[str, ...], figures: tuple[str, ...]) -> Table:
@@ -86,9 +87,12 @@ def print_result(spec: RunSpec, folder: str, again: str | None) -> None:
     console = _console()
     result = read_json(spec.folder / "result.json")
     table = _table(("learner", "model", "transfer"), ("valid.\ntop-1", "test\ntop-1", "test\ntop-5"))
-    for name, figures in result["learners"].items():
-        model = spec.experiment.learners[name].model
-        table.add_row(name, model, taught_by(spec.experiment, name, result["transfers"]), *_figures(figures))
+    for name, options in spec.experiment.learners.items():
+        if options.frozen:
+            table.add_row(name, options.model, "frozen", "-", "-", "-")
+            continue
+        taught = taught_by(spec.experiment, name, result["transfers"])
+        table.add_row(name, options.model, taught, *_figures(result["learners"][name]))
     console.print(table)
     console.print(
         f"{result['ticks']} ticks in {result['seconds']:.0f} s, one seed: too few to tell a difference from chance.\n"
@@ -127,4 +131,4 @@ def _next_steps(spec: RunSpec, again: str) -> str:
         steps.append(("rarer transfers", f"{again} {path}.cycle={4 * transfer.cycle}"))
         break
     steps.append(("all there is to change", f"{again} --dry-run"))
-    return "\n".join(f"  {what:<24} {command}" for what, command in steps)
+    return "\n".join(f"  # {what}\n  {command}" for what, command in steps)

@@ -189,10 +189,17 @@ class InterruptedRun(click.ClickException):
 
     def __init__(self, spec: "RunSpec") -> None:
         from mergenet import jobs
+        from mergenet.training.checkpoint import checkpoints
 
         resume = shlex.join([*_own_name(), "train", "--resume", jobs.shown(spec.folder)])
-        begun = (spec.folder / "manifest.json").exists()
-        super().__init__(f"interrupted; go on with: {resume}" if begun else "interrupted before it began")
+        if not (spec.folder / "manifest.json").exists():
+            message = "interrupted before it began"
+        elif not checkpoints(spec.folder / "checkpoints"):
+            every = spec.experiment.checkpoint.every
+            message = f"interrupted before the first checkpoint (every {every} ticks); begin anew with: {resume}"
+        else:
+            message = f"interrupted; go on with: {resume}"
+        super().__init__(message)
 
 
 def _own_name() -> list[str]:

@@ -199,10 +199,13 @@ def _steps_per_epoch(name: str, experiment: Experiment, data: Mapping[str, Image
     held = held_out_size(total, experiment.evaluation.validation)
     samples = total - held
     if size % parts:
-        what = f"{workers} workers" + (f" of {parts // workers} parts each" if parts > workers else "")
+        right = f"{max(size // parts, 1) * parts} does"
+        what = f"{workers} worker{'s'[: workers - 1]}"
+        if parts == workers:
+            raise InputError(f"learners.{name}.training.batch_size: {size} does not divide by {what}, {right}")
         raise InputError(
-            f"learners.{name}.training.batch_size: {size} does not divide by {what}, "
-            f"{max(size // parts, 1) * parts} does"
+            f"learners.{name}.training.accumulation: a batch of {size} does not divide by {what} of {parts // workers} "
+            f"parts each, {right}"
         )
     if experiment.evaluation.weights == "best" and not held:
         raise InputError("evaluation.weights: 'best' is chosen on a validation split, and it would hold no samples")

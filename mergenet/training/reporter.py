@@ -58,11 +58,19 @@ class Rate(ProgressColumn):
         return Text(f"{speed:.1f} ticks/s" if speed else "- ticks/s")
 
 
+class Unbreakable(Console):
+    """A console that falls silent when nobody reads it any more: a run does not end with `| head`."""
+
+    @override
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Terminal(Reporter):
     """A bar with rate and time left on standard error, or a line now and then where that is no terminal."""
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._console = Unbreakable(file=sys.stderr, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._ticks = self._from = 0
         self._begin = self._last = 0.0

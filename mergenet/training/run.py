@@ -82,8 +82,11 @@ class _Run:
             plan = make_plan(spec.experiment, spec.seed, data, ranks.world())
             self._check_same(plan)
         graph = Graph(spec.experiment, plan, data, spec.seed, self.device)
+        begun = self.record is not None and (self.record.folder / "manifest.json").exists()
         self._describe(plan, graph, data)
-        self._resume(graph)
+        self._resume(graph, begun)
+        if any(options.training.compile for options in spec.experiment.trained().values()):
+            self.reporter.say("compiling: the first tick takes a minute or more")
         self.begin = time.monotonic()
         self.reporter.start(plan.ticks, graph.done)
         while graph.done < plan.ticks:
@@ -177,13 +180,15 @@ class _Run:
         }
         self.record.describe(spec.experiment, manifest)
 
-    def _resume(self, graph: Graph) -> None:
-        """Takes up the newest whole checkpoint, the same on every rank."""
+    def _resume(self, graph: Graph, begun: bool) -> None:
+        """Takes up the newest whole checkpoint, the same on every rank, of a run that had `begun` before."""
         found = None
         if self.record is not None:
             found, broken = recover_newest(self.record.checkpoints)
             for line in broken:
                 self.reporter.say(line)
+            if found is None and not broken and begun:
+                self.reporter.say("there is no checkpoint yet: starting from the first tick")
         found = ranks.from_first(found)
         if found is not None:
             with ranks.agreeing():
