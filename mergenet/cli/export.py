@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Writes a trained model for use elsewhere.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--learner", metavar="NAME", help="Which of the run's learners.  [default: the clock's]")
 @click.option(

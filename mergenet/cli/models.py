@@ -9,7 +9,7 @@ from mergenet.config import InputError
 Rows = list[tuple[str, ...]]
 
 
-@click.command()
+@click.command(short_help="Lists models, or the ports of one.")
 @click.argument("name", required=False)
 @click.option(
     "--classes", type=click.IntRange(min=1), default=100, show_default=True, help="Outputs of the classifier."

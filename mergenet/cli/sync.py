@@ -9,7 +9,7 @@ import click
 from mergenet.config import InputError
 
 
-@click.command()
+@click.command(short_help="Brings MLflow up to the records.")
 @click.argument("records", nargs=-1, metavar="[RUN]...")
 @click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
 @click.option(

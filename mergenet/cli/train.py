@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mergenet.training.spec import RunSpec
 
 
-@click.command()
+@click.command(short_help="Trains an experiment and records the run.")
 @click.argument("recipe", required=False)
 @click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that share each batch, on Ray Train above 1.")
@@ -57,7 +57,7 @@ def train(
 
     \b
     mergenet train digits-cross-structure
-    mergenet train digits-cross-structure training.epochs=5 transfers.main.encoding=whole
+    mergenet train digits-cross-structure training.epochs=5 transfers.main.cycle=8
     mergenet train cifar100-cross-structure --data cifar100=PATH --workers 4
     """
     from mergenet import jobs

@@ -20,7 +20,7 @@ HOST = "127.0.0.1"
 STARTS_WITHIN_S = 120.0
 
 
-@click.command()
+@click.command(short_help="Shows the records in MLflow's page.")
 @click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(runs: str, port: int) -> None:
