@@ -327,6 +327,27 @@ def test_artifacts_are_sent_once_and_again_only_when_the_run_ended_otherwise(rec
     sync(record, uri, lambda: pytest.fail("a run that failed has no model"))
 
 
+def test_a_store_within_the_record_itself_is_no_deadlock(record: Path, runs: Path) -> None:
+    shutil.copy(runs / "mlflow.db", record / "mlflow.db")
+    assert sync(record, f"sqlite:///{record / 'mlflow.db'}").points == len(recorded(record))
+
+
+def test_an_experiment_deleted_in_the_page_comes_back_with_the_next_sync(record: Path, runs: Path) -> None:
+    uri = default_uri(runs)
+    sync(record, uri)
+    connect(uri).delete_experiment(mirror_of(record, uri).info.experiment_id)
+    sync(record, uri)
+    assert sent(record, uri) == recorded(record)
+
+
+def test_a_password_in_an_address_is_not_shown(record: Path) -> None:
+    said: list[str] = []
+    uri = "http://someone:secret@127.0.0.1:9"
+    with mirrored(record, uri, said.append, every=0.1):
+        wait_until(lambda: bool(said))
+    assert "http://someone:***@127.0.0.1:9 is away" in said[0] and "secret" not in said[0]
+
+
 def test_a_run_whose_mlflow_was_away_gets_its_trained_model_by_the_command(record: Path, runs: Path) -> None:
     """`mergenet sync` exports what MLflow lacks: the run's own weights, readable without this package."""
     assert CliRunner().invoke(commands, ["sync", str(record)]).exit_code == 0
@@ -428,8 +449,10 @@ def test_a_server_that_is_away_comes_and_goes_loses_and_doubles_nothing(
         (other / "metrics.jsonl").write_bytes(b"".join(lines))
         with page(runs, port):
             wait_until(lambda: sent(other, uri) == recorded(other))
-    line = f"MLflow at {uri} is away (Connection refused); the record is whole, `mergenet sync runs/small/other-s0`"
-    assert said == [f"{line} sends it later"]
+    line = (
+        f"MLflow at {uri} is away (Connection refused); the record is whole, `mergenet sync runs/small/other-s0 --to "
+    )
+    assert said == [f"{line}{uri}` sends it later"]
     shutil.copy(original / "result.json", other)
     assert (sync(other, default_uri(runs)).points, mirror_of(other, default_uri(runs)).info.status) == (0, "FINISHED")
     assert sent(other, default_uri(runs)) == recorded(other)
@@ -478,7 +501,7 @@ def test_two_syncs_at_once_after_one_that_died_while_making_the_store_make_one_r
     shown = [f"runs/small/0123abcd-s0  finished, {points} new points\n" for points in (0, len(recorded(record)))]
     assert sorted(outputs) == [(line, "") for line in sorted(shown)]
     assert sent(record, default_uri(runs)) == recorded(record)
-    assert sorted(path.name for path in runs.iterdir()) == [".mlflow.lock", "mlflow-artifacts", "mlflow.db", "small"]
+    assert sorted(path.name for path in runs.iterdir()) == [".mlflow.db.lock", "mlflow-artifacts", "mlflow.db", "small"]
 
 
 def test_an_experiment_that_another_run_makes_at_the_same_moment_is_shared(
