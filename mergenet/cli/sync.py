@@ -20,7 +20,7 @@ def sync(records: tuple[str, ...], runs: str, uri: str | None) -> None:
 
     \b
     mergenet sync
-    mergenet sync runs/digits-cross-structure/e08ba74b-s0 --to http://127.0.0.1:5000
+    mergenet sync runs/digits-cross-structure/0123abcd-s0 --to http://127.0.0.1:5000
     """
     from tune.store import QUIET, default_uri
 
