@@ -14,7 +14,8 @@ from mergenet.experiment import Experiment, load_experiment
 from mergenet.jobs import prepare, prepare_resume, resolve_device, train
 from mergenet.training import ranks
 from mergenet.training.export import export_model
-from mergenet.training.record import read_experiment, read_manifest, read_metrics, read_result
+from mergenet.training.files import read_metrics, read_result
+from mergenet.training.record import read_experiment, read_manifest
 from mergenet.training.reporter import Silent, Terminal
 from mergenet.training.trained import build_trained, read_trained
 

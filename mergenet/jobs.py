@@ -15,15 +15,9 @@ from mergenet.experiment import Experiment
 from mergenet.models import names_code
 from mergenet.training import ranks
 from mergenet.training.export import export_model
+from mergenet.training.files import has_begun, is_being_written, read_json, read_result, shown
 from mergenet.training.plan import Plan, make_plan
-from mergenet.training.record import (
-    is_being_written,
-    read_experiment,
-    read_json,
-    read_manifest,
-    read_result,
-    run_folder,
-)
+from mergenet.training.record import read_experiment, read_manifest, run_folder
 from mergenet.training.reporter import Reporter
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec, data_of, locate_data
@@ -143,7 +137,7 @@ def train(job: Job, mlflow: str, reporter: Reporter) -> bool:
 def _found(job: Job) -> bool | str:
     """Whether the run's folder holds this very run, finished; a line where it holds what must not be touched."""
     spec, folder = job.spec, shown(job.spec.folder)
-    if not (spec.folder / "manifest.json").exists():
+    if not has_begun(spec.folder):
         return False
     if is_being_written(spec.folder):
         return f"{folder}: another process is writing this run"
@@ -232,8 +226,3 @@ def _launch(job: Job, reporter: Reporter) -> None:
             "or torchrun --nproc-per-node N -m mergenet train ..."
         ) from None
     launch(job.spec, job.workers, reporter)
-
-
-def shown(folder: Path) -> str:
-    """A path as short as it can be written from here."""
-    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)

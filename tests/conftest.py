@@ -1,6 +1,8 @@
 """What all tests share: one thread, small experiments, real data where it lies."""
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mergenet import cli
 from mergenet.config import merge, parse
 from mergenet.data import load_data
 from mergenet.data.images import Images
@@ -33,6 +36,29 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("MERGENET_DATA", "MERGENET_RUNS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("MERGENET_MLFLOW", "off")
+
+
+Outcome = tuple[int, str, str]
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Outcome]]:
+    """Calls the command line in `tmp_path`: exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def command(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["mergenet", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    yield command
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

@@ -2,24 +2,22 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
-from mergenet import cli
 from mergenet.config import as_yaml
 from mergenet.experiment import Experiment, recipes
 from mergenet.models import MODELS, find_model
-from mergenet.training.record import Record, read_json
+from mergenet.training.files import read_json
+from mergenet.training.record import Record
 from mergenet.training.reporter import Terminal
-from tests.conftest import SMALL
+from tests.conftest import SMALL, Outcome
 
-Outcome = tuple[int, str, str]
 Mergenet = Callable[..., Outcome]
 
 SMALL_RUN = ["train", "small.yaml", "--device", "cpu"]
@@ -27,28 +25,12 @@ SMALL_RUN = ["train", "small.yaml", "--device", "cpu"]
 
 @pytest.fixture
 def mergenet(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    small: Callable[..., Experiment],
-) -> Iterator[Mergenet]:
-    """Calls the command line in an empty folder with `small.yaml`: exit code, standard output and error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MERGENET_RUNS", raising=False)
+    call: Mergenet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Callable[..., Experiment]
+) -> Mergenet:
+    """Calls the command line in a folder with `small.yaml` alone, 100 columns wide."""
     monkeypatch.setenv("COLUMNS", "100")
     (tmp_path / "small.yaml").write_text(as_yaml(small().dump()))
-    before = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mergenet", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    yield call
-    signal.signal(signal.SIGTERM, before)
+    return call
 
 
 @pytest.fixture(scope="module")

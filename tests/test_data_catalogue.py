@@ -2,16 +2,13 @@
 
 import json
 import shutil
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-from mergenet import cli
 from mergenet.cli.data import FORMATS as FORMATS_OF_THE_COMMAND
 from mergenet.config import as_yaml
 from mergenet.data import load_data, locate
@@ -21,31 +18,27 @@ from mergenet.data.images import Images
 from mergenet.data.importer import import_data
 from mergenet.experiment import Experiment
 from tests import data_sources
+from tests.conftest import Outcome
 from tests.refused import refusal
 
-Outcome = tuple[int, str, str]
 Mergenet = Callable[..., Outcome]
 
 
 @pytest.fixture
-def mergenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Mergenet]:
-    """Calls the command line in `tmp_path`, 80 columns wide: exit code, standard output and error."""
-    monkeypatch.chdir(tmp_path)
-    for variable in ("MERGENET_DATA", "MERGENET_RUNS"):
-        monkeypatch.delenv(variable, raising=False)
+def mergenet(call: Mergenet, monkeypatch: pytest.MonkeyPatch) -> Mergenet:
+    """Calls the command line in an empty folder, 80 columns wide."""
     monkeypatch.setenv("COLUMNS", "80")
-    before = signal.getsignal(signal.SIGTERM)
+    return call
 
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mergenet", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
 
-    yield call
-    signal.signal(signal.SIGTERM, before)
+@pytest.fixture
+def on_pets(tmp_path: Path, small: Callable[..., Experiment]) -> str:
+    """A file with a small experiment on the pets."""
+    learner = {"task": {"classification": {"data": "pets"}}}
+    learners, transfers = {"source": learner, "target": learner}, {"main": {"encoding": "whole"}}
+    experiment = small({"learners": learners, "transfers": transfers, "training": {"batch_size": 4}})
+    (tmp_path / "small.yaml").write_text(as_yaml(experiment.dump()))
+    return "small.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -230,13 +223,9 @@ def test_what_is_wrong_is_found_by_verify_and_named(mergenet: Mergenet, root: Pa
 
 
 def test_a_run_on_imported_images_records_their_digest(
-    mergenet: Mergenet, root: Path, tmp_path: Path, small: Callable[..., Experiment]
+    mergenet: Mergenet, root: Path, tmp_path: Path, on_pets: str
 ) -> None:
-    learner = {"task": {"classification": {"data": "pets"}}}
-    learners, transfers = {"source": learner, "target": learner}, {"main": {"encoding": "whole"}}
-    experiment = small({"learners": learners, "transfers": transfers, "training": {"batch_size": 4}})
-    (tmp_path / "small.yaml").write_text(as_yaml(experiment.dump()))
-    code, _, err = mergenet("train", "small.yaml", "--device", "cpu", "--data", f"pets={root / 'pets'}")
+    code, _, err = mergenet("train", on_pets, "--device", "cpu", "--data", f"pets={root / 'pets'}")
     assert code == 0, err
     (manifest,) = tmp_path.glob("runs/small/*/manifest.json")
     recorded = json.loads((root / "pets" / "dataset.json").read_text())["digest"]
@@ -244,14 +233,10 @@ def test_a_run_on_imported_images_records_their_digest(
 
 
 def test_a_run_goes_on_with_its_data_where_they_lay_or_are_said_to_lie(
-    mergenet: Mergenet, root: Path, tmp_path: Path, small: Callable[..., Experiment]
+    mergenet: Mergenet, root: Path, tmp_path: Path, on_pets: str
 ) -> None:
-    learner = {"task": {"classification": {"data": "pets"}}}
-    learners, transfers = {"source": learner, "target": learner}, {"main": {"encoding": "whole"}}
-    experiment = small({"learners": learners, "transfers": transfers, "training": {"batch_size": 4}})
-    (tmp_path / "small.yaml").write_text(as_yaml(experiment.dump()))
     there = (root / "pets").rename(tmp_path / "there")  # not where data usually lie
-    assert mergenet("train", "small.yaml", "--device", "cpu", "--data", f"pets={there}")[0] == 0
+    assert mergenet("train", on_pets, "--device", "cpu", "--data", f"pets={there}")[0] == 0
     (folder,) = tmp_path.glob("runs/small/*")
     assert mergenet("train", "--resume", str(folder))[0] == 0
     there.rename(tmp_path / "moved")

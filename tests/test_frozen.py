@@ -14,8 +14,8 @@ from mergenet.data.images import Images
 from mergenet.experiment import Experiment, load_experiment
 from mergenet.models import find_model
 from mergenet.training.checkpoint import checkpoints
+from mergenet.training.files import read_json
 from mergenet.training.plan import Plan, make_plan
-from mergenet.training.record import read_json
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec

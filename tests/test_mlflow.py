@@ -29,7 +29,8 @@ from mergenet.cli.ui import ui
 from mergenet.config import InputError, merge, parse
 from mergenet.experiment import Experiment
 from mergenet.training.checkpoint import checkpoints
-from mergenet.training.record import Record, read_json
+from mergenet.training.files import read_json
+from mergenet.training.record import Record
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec

@@ -14,7 +14,8 @@ from cluster.launch import launch
 from cluster.session import session
 from mergenet.config import InputError, as_yaml, merge, parse
 from mergenet.experiment import Experiment
-from mergenet.training.record import Record, read_json
+from mergenet.training.files import read_json
+from mergenet.training.record import Record
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec

@@ -19,9 +19,10 @@ from mergenet.models import MODELS, Model, find_model
 from mergenet.training import checkpoint as checkpoint_module
 from mergenet.training import run as run_module
 from mergenet.training.checkpoint import checkpoints, load_checkpoint, recover_newest, save_checkpoint
+from mergenet.training.files import read_json, read_result
 from mergenet.training.graph import Graph
 from mergenet.training.loop import advance
-from mergenet.training.record import Record, read_experiment, read_json, read_result, run_folder
+from mergenet.training.record import Record, read_experiment, run_folder
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mergenet.experiment import Experiment
-from mergenet.training.record import read_json
+from mergenet.training.files import read_json
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec

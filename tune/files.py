@@ -6,21 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mergenet.config import InputError, digest
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A JSON file of a record.
-
-    Raises:
-        InputError: missing or broken.
-    """
-    try:
-        return dict(json.loads(path.read_text()))
-    except OSError:
-        raise InputError(f"{path}: no such file; a run's folder holds one") from None
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: broken: {error}") from None
+from mergenet.config import digest
+from mergenet.training.files import parse_line, read_json
 
 
 def check_record(folder: Path) -> None:
@@ -28,7 +15,7 @@ def check_record(folder: Path) -> None:
     InputError: the folder holds no record, or a broken one.
     """
     for name in ("experiment.json", "manifest.json"):
-        read(folder / name)
+        read_json(folder / name)
 
 
 class Lines:
@@ -49,14 +36,7 @@ class Lines:
             file.seek(self._offset)
             whole, newline, _half = file.read().rpartition(b"\n")
         self._offset += len(whole) + len(newline)
-        return [value for line in whole.splitlines() if (value := _json(line)) is not None]
-
-
-def _json(line: bytes) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(line))
-    except (ValueError, TypeError):
-        return None
+        return [value for line in whole.splitlines() if (value := parse_line(line)) is not None]
 
 
 # --- as MLflow has it --------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from mergenet.training.files import has_begun, shown
 from tune.records import LOCK, Mirror, bring_up
 from tune.store import QUIET, alone, check_uri, default_uri, reason, require_mlflow, without_password
 
@@ -72,10 +73,9 @@ def _made(model: Callable[[], Path | None], say: Callable[[str], None]) -> Path 
 
 def away(folder: Path, uri: str, why: str) -> str:
     """What the user is told."""
-    here, place = Path.cwd(), without_password(uri)
-    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    place = without_password(uri)
     to = "" if uri == default_uri(folder.parents[1]) else f" --to {place}"
-    return f"MLflow at {place} is away ({why}); the record is whole, `mergenet sync {shown}{to}` sends it later"
+    return f"MLflow at {place} is away ({why}); the record is whole, `mergenet sync {shown(folder)}{to}` sends it later"
 
 
 def _start(folder: Path, uri: str, every: float) -> "subprocess.Popen[str]":
@@ -136,7 +136,7 @@ class Follower:
 
     def _attempt(self, call: Callable[[], None]) -> None:
         try:
-            if (self._folder / "manifest.json").exists():  # the run has begun
+            if has_begun(self._folder):
                 call()
         except Exception as error:
             self._mirror = None  # what MLflow has is asked anew

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune.files import Lines, check_record, hash_of, milliseconds, params, read, tags_of
+from mergenet.training.files import is_being_written, read_json, read_result
+from tune.files import Lines, check_record, hash_of, milliseconds, params, tags_of
 from tune.store import alone, artifacts_beside, check_uri, connect, reaching, require_mlflow
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ class Mirror:
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder = folder
-        self._experiment = read(folder / "experiment.json")
-        self._manifest = read(folder / "manifest.json")
+        self._experiment = read_json(folder / "experiment.json")
+        self._manifest = read_json(folder / "manifest.json")
         self._lines = Lines(folder / "metrics.jsonl")
         self._client = connect(uri)
         self._run = self._find_run(artifacts_beside(uri))
@@ -200,11 +201,7 @@ class Mirror:
 
 
 def _status(folder: Path) -> str:
-    result = folder / "result.json"
-    return str(read(result)["status"]) if result.exists() else _unfinished(folder)
-
-
-def _unfinished(folder: Path) -> str:
-    from mergenet.training.record import is_being_written  # brings torch, so not at the top
-
+    result = read_result(folder)
+    if result is not None:
+        return str(result["status"])
     return "running" if is_being_written(folder) else "killed"

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from mergenet.config import as_yaml
 from mergenet.experiment import Experiment, split_end
+from mergenet.training.files import read_json
 from mergenet.training.plan import Plan, TransferPlan
-from mergenet.training.record import read_json
 from mergenet.training.reporter import Unbreakable
 from mergenet.training.spec import RunSpec
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mergenet.config import InputError
+from mergenet.training.files import has_begun, shown
 
 if TYPE_CHECKING:
     from mergenet.experiment import Experiment
@@ -139,7 +140,6 @@ def _load(recipe: str | None, overrides: tuple[str, ...]) -> "Experiment":
 
 def _run(job: "Job", mlflow: str) -> None:
     """Trains, unless this run is there already, and shows how it ended."""
-    from mergenet import jobs
     from mergenet.training import ranks
 
     trained = _train(job, mlflow)
@@ -147,7 +147,7 @@ def _run(job: "Job", mlflow: str) -> None:
         return
     from mergenet.cli.show import print_result
 
-    folder = jobs.shown(job.spec.folder)
+    folder = shown(job.spec.folder)
     if not trained:
         print(f"This run finished before; to train it again, remove {folder}", file=sys.stderr)
     print_result(job.spec, folder, again=None if job.resumed else shlex.join([*_own_name(), *sys.argv[1:]]))
@@ -173,12 +173,11 @@ class FailedRun(click.ClickException):
     exit_code = 1
 
     def __init__(self, spec: "RunSpec", error: Exception) -> None:
-        from mergenet import jobs
         from mergenet.training import ranks
 
         reason = (str(error).splitlines() or [""])[0]
         told = ranks.rank() == 0 and (spec.folder / "result.json").exists()
-        where = f"; {jobs.shown(spec.folder)}/result.json has the traceback" if told else ""
+        where = f"; {shown(spec.folder)}/result.json has the traceback" if told else ""
         super().__init__(f"the run failed: {type(error).__name__}: {reason}{where}")
 
 
@@ -188,11 +187,10 @@ class InterruptedRun(click.ClickException):
     exit_code = 130
 
     def __init__(self, spec: "RunSpec") -> None:
-        from mergenet import jobs
         from mergenet.training.checkpoint import checkpoints
 
-        resume = shlex.join([*_own_name(), "train", "--resume", jobs.shown(spec.folder)])
-        if not (spec.folder / "manifest.json").exists():
+        resume = shlex.join([*_own_name(), "train", "--resume", shown(spec.folder)])
+        if not has_begun(spec.folder):
             message = "interrupted before it began"
         elif not checkpoints(spec.folder / "checkpoints"):
             every = spec.experiment.checkpoint.every
@@ -204,7 +202,6 @@ class InterruptedRun(click.ClickException):
 
 def _own_name() -> list[str]:
     """What to type to run this program again from here."""
-    from mergenet import jobs
     from mergenet.training import ranks
 
     program = Path(sys.argv[0])
@@ -213,13 +210,12 @@ def _own_name() -> list[str]:
     if program.name == "__main__.py":
         return ["python", "-m", "mergenet"]
     on_path = shutil.which(program.name)
-    return [program.name if on_path and Path(on_path).samefile(program) else jobs.shown(program.absolute())]
+    return [program.name if on_path and Path(on_path).samefile(program) else shown(program.absolute())]
 
 
 def _print_plan(job: "Job") -> None:
-    from mergenet import jobs
     from mergenet.cli.show import print_plan
     from mergenet.training import ranks
 
     if ranks.rank() == 0:
-        print_plan(job.spec, job.plan, job.workers, jobs.shown(job.spec.folder))
+        print_plan(job.spec, job.plan, job.workers, shown(job.spec.folder))

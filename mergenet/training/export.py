@@ -19,7 +19,7 @@ from mergenet.models import Model, code_digest, find_model, names_code
 from mergenet.models.own import Own
 from mergenet.models.published import Published
 from mergenet.training.card import write_card
-from mergenet.training.record import read_json
+from mergenet.training.files import read_json
 from mergenet.training.trained import Trained, build_trained, read_trained
 
 WEIGHTS, CONFIG, CARD, PROGRAM, BUILDER = "model.safetensors", "config.json", "README.md", "model.pt2", "model.py"

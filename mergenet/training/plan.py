@@ -90,10 +90,11 @@ def make_plan(experiment: Experiment, seed: int, data: Mapping[str, Images], wor
 def _contents(experiment: Experiment, data: Mapping[str, Images]) -> Contents:
     """Digests of all that the experiment names."""
     learners = experiment.learners.items()
+    files = {name: read_weights(one.model, one.weights) for name, one in learners if one.weights is not None}
     return Contents(
         data={name: images.digest() for name, images in data.items()},
         forms={name: [images.classes, images.mean, images.deviation] for name, images in data.items()},
-        weights={name: read_weights(one.model, one.weights).digest for name, one in learners if one.weights},
+        weights={name: file.digest for name, file in files.items()},
         code={name: code_digest(one.model) for name, one in learners if names_code(one.model)},
     )
 
@@ -118,7 +119,7 @@ def _outline(name: str, options: LearnerOptions, data: Mapping[str, Images], wor
         _check_takes(model, images, options, workers)
     except InputError as error:
         raise InputError(f"learners.{name}.{'weights' if options.frozen else 'model'}: {error}") from None
-    if options.weights:
+    if options.weights is not None:
         _check_weights(f"learners.{name}.weights", options, model)
     return dict(model.named_parameters())
 
@@ -137,10 +138,9 @@ def _check_takes(model: nn.Module, images: Images, options: LearnerOptions, work
 
 
 def _check_weights(path: str, options: LearnerOptions, model: nn.Module) -> None:
-    """Copying to the meta device copies nothing and compares every name and shape."""
     assert options.weights is not None
     try:
-        read_weights(options.model, options.weights).load_into(model)
+        read_weights(options.model, options.weights).check_fits(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -7,7 +7,6 @@ checkpoints/      the newest two
 result.json       how it ended: finished with its figures, or failed or interrupted and why
 """
 
-import fcntl
 import json
 import math
 import os
@@ -16,12 +15,13 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from mergenet.config import InputError, parse
 from mergenet.experiment import Experiment
+from mergenet.training.files import lock, parse_line, read_json
 
 PACKAGES = ("mergenet", "torch", "torchvision", "numpy", "pyarrow", "scikit-learn", "ray")
 
@@ -37,7 +37,7 @@ class Record:
     def __init__(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(folder)
+            self._lock = lock(folder)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
         self.folder = folder
@@ -96,37 +96,9 @@ class Record:
         self._lock.close()
 
 
-def is_being_written(folder: Path) -> bool:
-    """Whether a process has this record open for writing now."""
-    try:
-        _lock(folder).close()
-    except InputError:
-        return True
-    return False
-
-
-def _lock(folder: Path) -> IO[str]:
-    file = (folder / ".lock").open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise InputError(f"{folder}: another process is writing this run") from None
-    return file
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """A line of metrics; None where a death cut it short."""
-    try:
-        values: dict[str, Any] = json.loads(line)
-        return values if {"tick", "split"} <= values.keys() else None
-    except (json.JSONDecodeError, AttributeError):
-        return None
-
-
 def _belongs_before(line: str, tick: int) -> bool:
     """Whether a line of metrics is of the first `tick` ticks, and not of the final test."""
-    values = _parsed(line)
+    values = parse_line(line)
     return values is not None and values["tick"] <= tick and values["split"] != "test"
 
 
@@ -142,23 +114,6 @@ def _replace(path: Path, text: str) -> None:
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a record.
-
-    Raises:
-        InputError: missing or broken.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except OSError:
-        raise InputError(f"{path}: no such file; a run's folder holds one") from None
-    except ValueError as error:
-        raise InputError(f"{path}: broken: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: broken: no map")
-    return value
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -178,19 +133,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{path}: broken: {', '.join(sorted(missing))} is missing")
     return manifest
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Every recorded figure; none before the first validation."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [values for line in lines if (values := _parsed(line)) is not None]
-
-
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """How a recorded run ended; None while it runs, or when it was killed."""
-    path = folder / "result.json"
-    return read_json(path) if path.exists() else None
 
 
 # --- surroundings ------------------------------------------------------------------------------------------------

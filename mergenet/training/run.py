@@ -17,6 +17,7 @@ from mergenet.identity import NUMERICS
 from mergenet.training import ranks
 from mergenet.training.checkpoint import load_checkpoint, recover_newest, save_checkpoint
 from mergenet.training.evaluation import evaluate
+from mergenet.training.files import has_begun
 from mergenet.training.graph import Graph
 from mergenet.training.learner import Learner
 from mergenet.training.loop import advance
@@ -82,7 +83,7 @@ class _Run:
             plan = make_plan(spec.experiment, spec.seed, data, ranks.world())
             self._check_same(plan)
         graph = Graph(spec.experiment, plan, data, spec.seed, self.device)
-        begun = self.record is not None and (self.record.folder / "manifest.json").exists()
+        begun = has_begun(spec.folder)
         self._describe(plan, graph, data)
         self._resume(graph, begun)
         if any(options.training.compile for options in spec.experiment.trained().values()):
@@ -97,7 +98,7 @@ class _Run:
 
     def _check_same(self, plan: Plan) -> None:
         """Whoever starts it again, a run goes on with what it began with."""
-        if self.record is None or not (self.record.folder / "manifest.json").exists():
+        if self.record is None or not has_begun(self.record.folder):
             return
         if read_manifest(self.record.folder)["hash"] != plan.hash:
             raise InputError(
@@ -154,7 +155,7 @@ class _Run:
     # --- first and last ---
 
     def _describe(self, plan: Plan, graph: Graph, data: Mapping[str, Images]) -> None:
-        if self.record is None or (self.record.folder / "manifest.json").exists():
+        if self.record is None or has_begun(self.record.folder):
             return
         spec = self.spec
         manifest = {

@@ -13,7 +13,8 @@ from mergenet.experiment import Experiment, LearnerOptions
 from mergenet.identity import NUMERICS
 from mergenet.models import code_digest, find_model, names_code
 from mergenet.training.checkpoint import checkpoints, load_checkpoint, problem_of
-from mergenet.training.record import read_experiment, read_manifest, read_result
+from mergenet.training.files import read_result
+from mergenet.training.record import read_experiment, read_manifest
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""The files of a record as plain values: for whoever only looks at one, without torch and all it brings."""
+
+import fcntl
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from mergenet.config import InputError
+
+
+def shown(folder: Path) -> str:
+    """A path as short as it can be written from here."""
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run has described itself there: what it is, and what it began with."""
+    return (folder / "manifest.json").exists()
+
+
+def is_being_written(folder: Path) -> bool:
+    """Whether a process has this record open for writing now."""
+    try:
+        lock(folder).close()
+    except InputError:
+        return True
+    return False
+
+
+def lock(folder: Path) -> IO[str]:
+    """Held until it is closed.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    file = (folder / ".lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"{folder}: another process is writing this run") from None
+    return file
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a record.
+
+    Raises:
+        InputError: missing or broken.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except OSError:
+        raise InputError(f"{path}: no such file; a run's folder holds one") from None
+    except ValueError as error:
+        raise InputError(f"{path}: broken: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: broken: no map")
+    return value
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """How a recorded run ended; None while it runs, or when it was killed."""
+    path = folder / "result.json"
+    return read_json(path) if path.exists() else None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Every recorded figure; none before the first validation."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [values for line in lines if (values := parse_line(line)) is not None]
+
+
+def parse_line(line: str | bytes) -> dict[str, Any] | None:
+    """A line of metrics; None where a death cut it short."""
+    try:
+        values: dict[str, Any] = json.loads(line)
+        return values if {"tick", "split"} <= values.keys() else None
+    except (ValueError, AttributeError):
+        return None
