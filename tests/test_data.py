@@ -339,6 +339,19 @@ def test_cifar100_mean_and_deviation_are_near_those_of_the_small_set(cifar: Imag
     assert (normalised.std(dim=(0, 2, 3)) - 1.0).abs().max() < 0.05
 
 
+def test_files_that_were_replaced_are_read_anew(cifar: Images, cifar100_small: Path, tmp_path: Path) -> None:
+    """A Python that stays, as a notebook's, keeps what it has read only while the files are the same."""
+    folder = Path(shutil.copytree(cifar100_small, tmp_path / "cifar100"))
+    where = {"cifar100": str(folder)}
+    before = load_data({"cifar100"}, where)["cifar100"]
+    assert load_data({"cifar100"}, where)["cifar100"] is before and before.digest() == cifar.digest()
+    (train,) = folder.glob("train*.parquet")
+    (test,) = folder.glob("test*.parquet")
+    train.unlink()
+    shutil.copyfile(test, train)
+    assert len(load_data({"cifar100"}, where)["cifar100"].train) == len(before.test)
+
+
 def test_the_same_rows_in_numbered_parts_are_the_same_data(cifar: Images, cifar100_small: Path, tmp_path: Path) -> None:
     for name in ("train", "test"):
         table = parquet.read_table(cifar100_small / f"{name}.parquet")

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -538,6 +539,13 @@ def test_the_same_data_again_is_left_alone_and_other_data_refused(few: Images, t
     text = refused(other, tmp_path / "data")
     assert f"holds other data (digest {few.digest()[:8]}, not {ten.digest()[:8]})" in text
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "data" / "mine").iterdir()} == stamps
+
+
+def test_the_same_images_in_classes_of_other_names_are_other_data(few: Images, tmp_path: Path) -> None:
+    """The digest is that of pixels and labels; names decide how many classes a model has."""
+    imported(data_sources.write_hugging_face(tmp_path / "source", few), tmp_path / "data")
+    one_more = data_sources.write_hugging_face(tmp_path / "more", replace(few, names=(*few.names, "one more")))
+    assert "in classes of other names" in refused(one_more, tmp_path / "data")
 
 
 def test_the_same_data_in_a_broken_folder_is_not_taken_for_whole(few: Images, tmp_path: Path) -> None:
