@@ -341,6 +341,18 @@ def test_an_experiment_deleted_in_the_page_comes_back_with_the_next_sync(record:
     assert sent(record, uri) == recorded(record)
 
 
+def test_a_model_that_cannot_be_made_does_not_end_a_run_that_went_well(record: Path, runs: Path) -> None:
+    said: list[str] = []
+
+    def fail() -> Path:
+        raise InputError("no room for it")
+
+    with mirrored(record, default_uri(runs), said.append, fail):
+        pass
+    assert said == ["the trained model is not sent to MLflow: no room for it"]
+    assert artifacts(record, default_uri(runs)) == ["experiment.json", "manifest.json", "result.json"]
+
+
 def test_a_password_in_an_address_is_not_shown(record: Path) -> None:
     said: list[str] = []
     uri = "http://someone:secret@127.0.0.1:9"
