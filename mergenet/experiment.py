@@ -224,7 +224,7 @@ def load_experiment(
     Raises:
         InputError: no such recipe or file, or a value that does not fit, by its path.
     """
-    values: Any = dict(what) if isinstance(what, Mapping) else read_file(_file_of(str(what)))
+    values: Any = dict(what) if isinstance(what, Mapping) else recipe_values(str(what))
     if isinstance(overrides, Mapping):
         changes = {path: nest(path, value) for path, value in overrides.items()}
     else:
@@ -233,6 +233,15 @@ def load_experiment(
         _refuse_misspelt(values, change, override)
         values = merge(Experiment, values, change)
     return parse(Experiment, values)
+
+
+def recipe_values(name_or_path: str) -> dict[str, Any]:
+    """The plain values of a recipe or of a YAML file.
+
+    Raises:
+        InputError: no such recipe or file.
+    """
+    return read_file(_file_of(name_or_path))
 
 
 def _file_of(name_or_path: str) -> Path:

@@ -1,0 +1,218 @@
+"""A table as an object: an experiment, the arms that change it, the columns that are read off, its scales and seeds.
+
+A table is a YAML file and no code. Its arms are laid over its experiment, and a scale over all of them: the same table
+on other data and models. What the paper has in its place stands in `paper.yaml`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from mergenet.config import InputError, Options, merge, nearest, nest, parse, read_file
+from mergenet.experiment import Experiment, Name, recipe_values
+
+TABLES = Path(__file__).parent / "tables"
+SCALES = Path(__file__).parent / "scales"
+PAPER = Path(__file__).parent / "paper.yaml"
+
+HELD = "parameters"
+"""The metric that no run measures: the numbers held in training, in millions."""
+
+Better = Literal["higher", "lower"]
+Changes = dict[str, Any]
+"""Dotted path in an experiment -> value."""
+
+
+class Arm(Options):
+    """An experiment of the table: its base with something changed.
+
+    Attributes:
+        label: in its row.
+        change: of the table's experiment.
+        trained: frozen learner -> `arm.learner`, whose weights at the end of the same seed it is.
+        baseline: the arm it is compared with, if not the table's; `none` for a row that stands by itself.
+        series, x: of a table that is a curve: which line, and where on it.
+    """
+
+    label: str
+    change: Changes = Field(default={})
+    trained: dict[Name, str] = Field(default={})
+    baseline: str | None = None
+    series: str | None = None
+    x: float | None = None
+
+
+class Column(Options):
+    """What is read off every arm's learner of one name.
+
+    Attributes:
+        title: above the column.
+        better: which way is.
+    """
+
+    title: str
+    better: Better = "higher"
+
+
+class Scale(Options):
+    """The table on other data and models: what to lay over the experiment of every arm.
+
+    Attributes:
+        about: what it is good for, in a sentence.
+        models: of the experiment -> of this scale.
+        learners: changes of every learner that trains.
+        change: of the experiment.
+        seeds: instead of the table's.
+    """
+
+    about: str = ""
+    models: dict[str, str] = Field(default={})
+    learners: Changes = Field(default={})
+    change: Changes = Field(default={})
+    seeds: PositiveInt | None = None
+
+
+class Table(Options):
+    """Arms x seeds x columns.
+
+    Attributes:
+        experiment: name of the recipe that is changed.
+        baseline: the arm that others are compared with.
+        columns: `learner.metric` -> what it is; the metric `parameters` is what the arm holds in training.
+        primary: `arm learner.metric` of the comparisons that the table is made for, named before it runs; all where
+            none is named. The others are exploratory.
+        seeds: 0 to one less.
+        paper: name in `paper.yaml` of what the paper has.
+        scales: name -> what it changes here, over the shared scale of that name where there is one.
+        x_title: of the arms' `x`.
+    """
+
+    name: Name
+    title: str
+    experiment: str
+    arms: dict[Name, Arm]
+    baseline: str
+    columns: dict[str, Column]
+    primary: list[str] = Field(default=[])
+    seeds: PositiveInt = 6
+    paper: str | None = None
+    scales: dict[Name, Scale]
+    x_title: str | None = None
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        for path, arm in [("baseline", self.baseline), *self._baselines()]:
+            if arm not in self.arms and not (arm == "none" and path != "baseline"):
+                raise ValueError(f"{path}: no arm '{arm}'; {nearest(arm, self.arms)}")
+        for column in self.columns:
+            if not re.fullmatch(r"[\w-]+\.\w+", column):
+                raise ValueError(f"columns.{column}: write it as learner.metric")
+        for named in self.primary:
+            arm, _, column = named.partition(" ")
+            if arm not in self.arms or column not in self.columns:
+                raise ValueError(f"primary: '{named}': write it as an arm and a column, for example "
+                                 f"'{next(iter(self.arms))} {next(iter(self.columns))}'")
+        for name, arm in self.arms.items():
+            for learner, end in arm.trained.items():
+                if end.partition(".")[0] not in self.arms:
+                    raise ValueError(f"arms.{name}.trained.{learner}: write it as arm.learner, with an arm of this table")
+        return self
+
+    def _baselines(self) -> list[tuple[str, str]]:
+        return [(f"arms.{name}.baseline", arm.baseline) for name, arm in self.arms.items() if arm.baseline is not None]
+
+    def baseline_of(self, arm: str) -> str | None:
+        """The arm that `arm` is compared with; None for the baseline itself and for rows that stand by themselves."""
+        named = self.arms[arm].baseline or self.baseline
+        return None if named in (arm, "none") else named
+
+    def learners_of_columns(self) -> list[str]:
+        """The learners whose figures the table shows, each once."""
+        return list(dict.fromkeys(column.partition(".")[0] for column in self.columns))
+
+    def scale(self, name: str) -> Scale:
+        """The shared scale of this name with the table's own changes over it.
+
+        Raises:
+            InputError: the table has no such scale.
+        """
+        if name not in self.scales:
+            raise InputError(f"--scale {name}: {self.name} has no such scale; {nearest(name, self.scales)}")
+        shared = SCALES / f"{name}.yaml"
+        values = read_file(shared) if shared.exists() else {}
+        return parse(Scale, merge(Scale, values, self.scales[name].model_dump(exclude_unset=True)))
+
+
+# --- from files --------------------------------------------------------------------------------------------------
+
+
+def tables() -> list[str]:
+    """Names of the tables that come with the package."""
+    return sorted(path.stem for path in TABLES.glob("*.yaml"))
+
+
+def load_table(what: str) -> Table:
+    """A table by its name, or by the path of its YAML file.
+
+    Raises:
+        InputError: there is none, or it does not fit.
+    """
+    is_file = "/" in what or what.endswith((".yaml", ".yml"))
+    if not is_file and what not in tables():
+        raise InputError(f"no table '{what}'; {nearest(what, tables())} (a file is named by its path)")
+    path = Path(what) if is_file else TABLES / f"{what}.yaml"
+    try:
+        return parse(Table, read_file(path))
+    except InputError as error:
+        raise InputError(f"table {what}: {error}") from None
+
+
+def paper_figures(table: Table) -> dict[str, dict[str, float]]:
+    """Arm -> column -> the paper's figure, of those arms and columns the paper has."""
+    if table.paper is None:
+        return {}
+    rows: dict[str, dict[str, float]] = read_file(PAPER)[table.paper]
+    return {arm: rows[arm] for arm in table.arms if arm in rows}
+
+
+# --- as experiments ----------------------------------------------------------------------------------------------
+
+
+def experiment_of(table: Table, scale_name: str, arm_name: str, weights: Mapping[str, str] = {}) -> Experiment:
+    """The experiment of an arm at a scale.
+
+    Args:
+        weights: learner that the arm takes `trained` from another -> the file it lies in.
+
+    Raises:
+        InputError: what does not fit, with the arm it is of.
+    """
+    scale, arm = table.scale(scale_name), table.arms[arm_name]
+    values = _changed(recipe_values(table.experiment), scale.change)
+    for learner, options in values["learners"].items():
+        if not options.get("frozen"):
+            values = _changed(values, {f"learners.{learner}.{path}": value for path, value in scale.learners.items()})
+    values = _changed(values, arm.change)
+    for learner in arm.trained:
+        file = weights.get(learner, f"{learner}.safetensors")
+        values = _changed(values, {f"learners.{learner}.weights": file})
+    for options in values["learners"].values():
+        options["model"] = scale.models.get(options["model"], options["model"])
+    try:
+        return parse(Experiment, {**values, "name": f"{table.name}-{scale_name}"})
+    except InputError as error:
+        raise InputError(f"table {table.name}, arm {arm_name}: {error}") from None
+
+
+def _changed(values: dict[str, Any], changes: Changes) -> dict[str, Any]:
+    for path, value in changes.items():
+        values = merge(Experiment, values, nest(path, value))
+    return values
+
+
+def seeds_of(table: Table, scale_name: str, asked: int | None) -> Iterable[int]:
+    """The seeds of a table at a scale."""
+    return range(asked or table.scale(scale_name).seeds or table.seeds)
