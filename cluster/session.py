@@ -24,18 +24,17 @@ def check_fits(workers: int, device: str) -> None:
     Raises:
         InputError: more workers than processors (or GPUs), counted without starting Ray.
     """
-    import torch
-
-    if device == "cuda":
-        there, what = torch.cuda.device_count(), "GPUs"
-    else:
-        there, what = _processors(), "processors"
+    there, what = available(device), "GPUs" if device == "cuda" else "processors"
     if workers > there:
         raise InputError(f"--workers {workers}: this machine has {there} {what}, and each worker needs one")
 
 
-def _processors() -> int:
-    """Those this process may use."""
+def available(device: str) -> int:
+    """GPUs, or processors this process may use, on this machine; counted without starting Ray."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.device_count()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -49,7 +48,7 @@ def session() -> Iterator[None]:
         os.environ.setdefault(name, value)
     ray.init(
         address="local",
-        num_cpus=_processors(),  # Ray's own count may be smaller than what check_fits let through
+        num_cpus=available("cpu"),  # Ray's own count may be smaller than what check_fits let through
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

@@ -80,7 +80,7 @@ def cell_keys(
         return digest([own[name], sorted(incoming, key=digest)])
 
     return {
-        name: digest([NUMERICS, seed, evaluation, describe(name, 2 * len(_upstream(experiment, name)))])
+        name: digest([NUMERICS, seed, evaluation, describe(name, 2 * len(upstream(experiment, name)))])
         for name in experiment.trained()
     }
 
@@ -106,7 +106,7 @@ def _edge_description(experiment: Experiment, transfer: TransferOptions) -> Any:
     return plain
 
 
-def _upstream(experiment: Experiment, name: str) -> set[str]:
+def upstream(experiment: Experiment, name: str) -> set[str]:
     """The learner and all that can influence it over enabled transfers."""
     found, waiting = {name}, [name]
     while waiting:

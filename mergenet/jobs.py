@@ -20,7 +20,7 @@ from mergenet.training.plan import Plan, make_plan
 from mergenet.training.record import read_experiment, read_manifest, run_folder
 from mergenet.training.reporter import Reporter
 from mergenet.training.run import execute
-from mergenet.training.spec import RunSpec, data_of, locate_data
+from mergenet.training.spec import RunSpec, data_of, locate_data, origins_from_plain
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,15 @@ def prepare_resume(folder: Path, paths: Mapping[str, str], device: str, workers:
     _check_code(experiment, allow_code)
     recorded = {name: entry["path"] for name, entry in manifest["data"].items() if entry["path"]}
     located = locate_data(experiment, {**recorded, **paths})
-    plan = make_plan(experiment, manifest["seed"], data_of(experiment, located), workers)
+    origins = origins_from_plain(manifest.get("origins", {}))
+    plan = make_plan(experiment, manifest["seed"], data_of(experiment, located), workers, origins)
     if plan.hash != manifest["hash"]:
         raise InputError(
             f"--resume {folder}: experiment, data, weights or numerics differ from those the run began with"
         )
     if workers != manifest["world_size"]:
         raise InputError(f"--resume {folder}: began with --workers {manifest['world_size']}; go on with as many")
-    spec = RunSpec(experiment, manifest["seed"], located, folder.absolute(), device, manifest["threads"])
+    spec = RunSpec(experiment, manifest["seed"], located, folder.absolute(), device, manifest["threads"], origins)
     return Job(spec, plan, workers, resumed=True)
 
 

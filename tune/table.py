@@ -25,6 +25,8 @@ Better = Literal["higher", "lower"]
 Changes = dict[str, Any]
 """Dotted path in an experiment -> value."""
 
+NOTHING: Changes = {}
+
 
 class Arm(Options):
     """An experiment of the table: its base with something changed.
@@ -113,12 +115,16 @@ class Table(Options):
         for named in self.primary:
             arm, _, column = named.partition(" ")
             if arm not in self.arms or column not in self.columns:
-                raise ValueError(f"primary: '{named}': write it as an arm and a column, for example "
-                                 f"'{next(iter(self.arms))} {next(iter(self.columns))}'")
+                raise ValueError(
+                    f"primary: '{named}': write it as an arm and a column, for example "
+                    f"'{next(iter(self.arms))} {next(iter(self.columns))}'"
+                )
         for name, arm in self.arms.items():
             for learner, end in arm.trained.items():
                 if end.partition(".")[0] not in self.arms:
-                    raise ValueError(f"arms.{name}.trained.{learner}: write it as arm.learner, with an arm of this table")
+                    raise ValueError(
+                        f"arms.{name}.trained.{learner}: write it as arm.learner, with an arm of this table"
+                    )
         return self
 
     def _baselines(self) -> list[tuple[str, str]]:
@@ -181,11 +187,13 @@ def paper_figures(table: Table) -> dict[str, dict[str, float]]:
 # --- as experiments ----------------------------------------------------------------------------------------------
 
 
-def experiment_of(table: Table, scale_name: str, arm_name: str, weights: Mapping[str, str] = {}) -> Experiment:
+def experiment_of(table: Table, scale_name: str, arm_name: str, overrides: Changes = NOTHING) -> Experiment:
     """The experiment of an arm at a scale.
 
+    A learner that the arm takes `trained` from another names a file that is not there yet.
+
     Args:
-        weights: learner that the arm takes `trained` from another -> the file it lies in.
+        overrides: laid over everything else.
 
     Raises:
         InputError: what does not fit, with the arm it is of.
@@ -196,9 +204,10 @@ def experiment_of(table: Table, scale_name: str, arm_name: str, weights: Mapping
         if not options.get("frozen"):
             values = _changed(values, {f"learners.{learner}.{path}": value for path, value in scale.learners.items()})
     values = _changed(values, arm.change)
-    for learner in arm.trained:
-        file = weights.get(learner, f"{learner}.safetensors")
-        values = _changed(values, {f"learners.{learner}.weights": file})
+    values = _changed(
+        values, {f"learners.{learner}.weights": f"{end}.safetensors" for learner, end in arm.trained.items()}
+    )
+    values = _changed(values, overrides)
     for options in values["learners"].values():
         options["model"] = scale.models.get(options["model"], options["model"])
     try:

@@ -7,9 +7,11 @@ from types import FrameType
 import click
 
 from mergenet import __version__
+from mergenet.cli.ablate import ablate
 from mergenet.cli.data import data
 from mergenet.cli.export import export
 from mergenet.cli.models import models
+from mergenet.cli.report import report
 from mergenet.cli.sync import sync
 from mergenet.cli.train import train
 from mergenet.cli.ui import ui
@@ -26,6 +28,8 @@ def commands(context: click.Context) -> None:
 
 
 commands.add_command(train)
+commands.add_command(ablate)
+commands.add_command(report)
 commands.add_command(models)
 commands.add_command(data)
 commands.add_command(export)

@@ -1,10 +1,14 @@
 """Progress of a command on standard error: a bar on a terminal, a line now and then elsewhere."""
 
 import time
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from mergenet.training.spec import RunSpec
+    from tune.ablate import Job
 
 T = TypeVar("T")
 
@@ -29,3 +33,52 @@ def _told(items: Iterable[T], total: int, doing: str) -> Iterable[T]:
             last = time.monotonic()
             click.echo(f"{doing}: {100 * done // total} %", err=True)
         yield item
+
+
+class ManyRuns:
+    """Runs side by side: a line for each that ends, and under them, on a terminal, one bar over the ticks of all."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._done: dict[str, int] = {}
+        self._ended = self._total = 0
+
+    def begin(self, jobs: "Sequence[Job]") -> None:
+        """These are to run."""
+        self._total = len(jobs)
+        self._console.print(f"{self._total} run{'s'[: self._total - 1]} to train; starting Ray")
+        self._bar = self._progress.add_task(f"0 of {self._total} runs", total=sum(job.ticks for job in jobs))
+        self._progress.start()
+
+    def ticked(self, spec: "RunSpec", done: int) -> None:
+        """`done` ticks of a run are done."""
+        self._done[str(spec.folder)] = done
+        self._progress.update(self._bar, completed=sum(self._done.values()))
+
+    def ended(self, job: "Job", failure: str | None) -> None:
+        """A run has ended; `failure` says in a line why it did not finish."""
+        from mergenet.training.files import shown
+
+        self._ended += 1
+        arms = ", ".join(dict.fromkeys(arm for arm, _, _ in job.cells))
+        how = shown(job.spec.folder) if failure is None else f"FAILED: {failure} ({shown(job.spec.folder)})"
+        self._console.print(f"{self._ended} of {self._total}  seed {job.spec.seed}  {arms}  {how}", markup=False)
+        self._progress.update(self._bar, description=f"{self._ended} of {self._total} runs")
+        self.ticked(job.spec, job.ticks)
+
+    def stop(self) -> None:
+        """No more of it, for whatever reason."""
+        self._progress.stop()

@@ -1,7 +1,7 @@
 """What the commands print: tables, the plan before a run, the figures after it."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -9,10 +9,13 @@ from rich.table import Table
 
 from mergenet.config import as_yaml
 from mergenet.experiment import Experiment, split_end
-from mergenet.training.files import read_json
+from mergenet.training.files import read_json, shown
 from mergenet.training.plan import Plan, TransferPlan
 from mergenet.training.reporter import Unbreakable
 from mergenet.training.spec import RunSpec
+
+if TYPE_CHECKING:
+    from tune.ablate import Ablation
 
 
 def _console() -> Console:
@@ -76,6 +79,31 @@ def _transfer_row(experiment: Experiment, name: str, plan: TransferPlan) -> tupl
         sizes(plan.encoded_source, plan.encoded_target),
         f"{plan.adapter_parameters:,}",
         str(plan.transfers) if options.enabled else "off",
+    )
+
+
+def print_ablation(ablation: "Ablation", most: int) -> None:
+    """What of a table is there, and the runs that would make the rest."""
+    table, cells = ablation.table, ablation.table.cells()
+    missing = set(ablation.missing())
+    rows = []
+    for arm, options in table.table.arms.items():
+        own = [cell for cell in cells if cell[0] == arm]
+        there = sum(cell not in missing for cell in own)
+        rows.append((arm, options.label, f"{there} of {len(own)}"))
+    print_table(("arm", "what it is"), ("cells\nthere",), rows)
+    runs = [
+        (str(job.spec.seed), ", ".join(job.spec.experiment.learners), f"{job.ticks}", shown(job.spec.folder))
+        for job in ablation.jobs
+    ]
+    if runs:
+        print_table(("seed", "learners"), ("ticks", "would be recorded in"), runs)
+    count = len(runs)
+    console = _console()
+    console.print(
+        f"{table.table.name} at scale {table.scale}, {len(table.seeds)} seeds: {len(cells) - len(missing)} of "
+        f"{len(cells)} cells are there; {count} run{'s'[: count - 1] if count else 's'} would train, {most} at once",
+        soft_wrap=True,
     )
 
 

@@ -4,13 +4,13 @@ Everything heavy is imported when the command runs, so `mergenet --help` answers
 """
 
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mergenet.cli.words import own_name, read_paths
 from mergenet.config import InputError
 from mergenet.training.files import has_begun, shown
 
@@ -69,7 +69,7 @@ def train(
     device = jobs.resolve_device(_begun_device(device, resume))
     with ranks.process_group(ranks.own_device(device)):
         workers = _resolve_workers(workers, resume)
-        paths = _read_paths(data)
+        paths = read_paths(data)
         if resume is not None:
             job = jobs.prepare_resume(Path(resume), paths, device, workers, allow_code)
         else:
@@ -110,16 +110,6 @@ def _resolve_workers(workers: int | None, resume: str | None) -> int:
     return workers
 
 
-def _read_paths(data: tuple[str, ...]) -> dict[str, str]:
-    paths = {}
-    for entry in data:
-        name, equals, path = entry.partition("=")
-        if not equals or not name or not path:
-            raise InputError(f"--data {entry}: write it as NAME=PATH, for example cifar100=data/cifar100")
-        paths[name] = path
-    return paths
-
-
 def _refuse_beside_resume(recipe: str | None, seed: int | None, threads: int | None) -> None:
     given = {"a recipe": recipe, "--seed": seed, "--threads": threads}
     for name, value in given.items():
@@ -150,7 +140,7 @@ def _run(job: "Job", mlflow: str) -> None:
     folder = shown(job.spec.folder)
     if not trained:
         print(f"This run finished before; to train it again, remove {folder}", file=sys.stderr)
-    print_result(job.spec, folder, again=None if job.resumed else shlex.join([*_own_name(), *sys.argv[1:]]))
+    print_result(job.spec, folder, again=None if job.resumed else shlex.join([*own_name(), *sys.argv[1:]]))
 
 
 def _train(job: "Job", mlflow: str) -> bool:
@@ -189,7 +179,7 @@ class InterruptedRun(click.ClickException):
     def __init__(self, spec: "RunSpec") -> None:
         from mergenet.training.checkpoint import checkpoints
 
-        resume = shlex.join([*_own_name(), "train", "--resume", shown(spec.folder)])
+        resume = shlex.join([*own_name(), "train", "--resume", shown(spec.folder)])
         if not has_begun(spec.folder):
             message = "interrupted before it began"
         elif not checkpoints(spec.folder / "checkpoints"):
@@ -198,19 +188,6 @@ class InterruptedRun(click.ClickException):
         else:
             message = f"interrupted; go on with: {resume}"
         super().__init__(message)
-
-
-def _own_name() -> list[str]:
-    """What to type to run this program again from here."""
-    from mergenet.training import ranks
-
-    program = Path(sys.argv[0])
-    if ranks.launched_by_torchrun():
-        return ["torchrun", "--nproc-per-node", str(ranks.world()), "-m", "mergenet"]
-    if program.name == "__main__.py":
-        return ["python", "-m", "mergenet"]
-    on_path = shutil.which(program.name)
-    return [program.name if on_path and Path(on_path).samefile(program) else shown(program.absolute())]
 
 
 def _print_plan(job: "Job") -> None:

@@ -2,10 +2,13 @@
 
 import fcntl
 import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from mergenet.config import InputError
+from mergenet.config import InputError, digest
 
 
 def shown(folder: Path) -> str:
@@ -40,6 +43,17 @@ def lock(folder: Path) -> IO[str]:
         file.close()
         raise InputError(f"{folder}: another process is writing this run") from None
     return file
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write that becomes `path` when it is whole, so that a reader never meets half a one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -79,3 +93,31 @@ def parse_line(line: str | bytes) -> dict[str, Any] | None:
         return values if {"tick", "split"} <= values.keys() else None
     except (ValueError, AttributeError):
         return None
+
+
+# --- sealed ------------------------------------------------------------------------------------------------------
+
+
+def seal_of(
+    experiment: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    result: Mapping[str, Any],
+) -> str:
+    """SHA-256 of a finished record, to see whether a figure of it was changed since; paths do not count.
+
+    It stands in the result itself, as `seal`.
+    """
+    unsealed = {key: value for key, value in result.items() if key != "seal"}
+    return digest([*portable(experiment, manifest), list(metrics), unsealed])
+
+
+def portable(experiment: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Experiment and manifest without the paths of one machine: files of weights are named by their digest."""
+    named = manifest.get("weights", {})
+    learners = {
+        name: {**learner, "weights": named[name]} if name in named else learner
+        for name, learner in experiment["learners"].items()
+    }
+    data = {name: {**entry, "path": None} for name, entry in manifest["data"].items()}
+    return {**experiment, "learners": learners}, {**manifest, "data": data}

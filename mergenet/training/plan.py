@@ -1,7 +1,8 @@
 """Everything about a run that can be known, and refused, before any worker starts."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from mergenet.method.transfer import TransferOptions
 from mergenet.models import code_digest, find_model, names_code
 from mergenet.models.weights import read_weights
 from mergenet.training.frozen import frozen_weights, outline
+from mergenet.training.spec import Origin
 
 Size = tuple[int, int]
 
@@ -52,15 +54,24 @@ class Plan:
     hash: str
 
 
-def make_plan(experiment: Experiment, seed: int, data: Mapping[str, Images], workers: int) -> Plan:
+def make_plan(
+    experiment: Experiment,
+    seed: int,
+    data: Mapping[str, Images],
+    workers: int,
+    origins: Mapping[str, Origin] = MappingProxyType({}),
+) -> Plan:
     """The plan of `experiment` on `data` (name -> loaded set) over `workers` processes.
 
-    Models are built without memory (on torch's meta device), disabled transfers are checked like the others.
+    Models are built without memory (on torch's meta device), disabled transfers are checked like the others. Files of
+    weights that other runs train (`origins`) are not opened: they may not be there yet.
 
     Raises:
         InputError: whatever does not fit, by its path in the experiment.
     """
-    weights = {name: _outline(name, options, data, workers) for name, options in experiment.learners.items()}
+    weights = {
+        name: _outline(name, options, data, workers, origins.get(name)) for name, options in experiment.learners.items()
+    }
     ports = {end: _find(path, end, experiment, weights) for path, end in _ends(experiment)}
     _check_writers(experiment, ports)
     epochs = {name: _steps_per_epoch(name, experiment, data, workers) for name in experiment.trained()}
@@ -70,7 +81,7 @@ def make_plan(experiment: Experiment, seed: int, data: Mapping[str, Images], wor
         name: _plan_transfer(name, transfer, ports, steps[split_end(transfer.target)[0]])
         for name, transfer in experiment.transfers.items()
     }
-    contents = _contents(experiment, data)
+    contents = _contents(experiment, data, origins)
     learners = {
         name: LearnerPlan(_held(experiment, name, ports), 0, 0)
         if options.frozen
@@ -87,16 +98,33 @@ def make_plan(experiment: Experiment, seed: int, data: Mapping[str, Images], wor
     )
 
 
-def _contents(experiment: Experiment, data: Mapping[str, Images]) -> Contents:
-    """Digests of all that the experiment names."""
+def plan_again(plan: Plan, experiment: Experiment, seed: int, origins: Mapping[str, Origin]) -> Plan:
+    """The plan of the same experiment with another seed, and with weights of other origins."""
+    contents = replace(plan.contents, weights={**plan.contents.weights, **weights_of(origins)})
+    steps = {name: plan.learners[name].steps for name in experiment.trained()}
+    cells = cell_keys(experiment, seed, steps, contents, plan.learners[experiment.clock].steps_per_epoch)
+    return replace(plan, contents=contents, cells=cells, hash=run_hash(experiment, contents))
+
+
+def _contents(experiment: Experiment, data: Mapping[str, Images], origins: Mapping[str, Origin]) -> Contents:
+    """Digests of all that the experiment names; weights that were trained here are named by their cell."""
     learners = experiment.learners.items()
-    files = {name: read_weights(one.model, one.weights) for name, one in learners if one.weights is not None}
+    files = {
+        name: read_weights(one.model, one.weights).digest
+        for name, one in learners
+        if one.weights is not None and name not in origins
+    }
     return Contents(
         data={name: images.digest() for name, images in data.items()},
         forms={name: [images.classes, images.mean, images.deviation] for name, images in data.items()},
-        weights={name: file.digest for name, file in files.items()},
+        weights={**files, **weights_of(origins)},
         code={name: code_digest(one.model) for name, one in learners if names_code(one.model)},
     )
+
+
+def weights_of(origins: Mapping[str, Origin]) -> dict[str, str]:
+    """Learner -> what stands for the digest of weights that another run trains."""
+    return {name: f"cell {origin.cell}" for name, origin in origins.items()}
 
 
 def _numel(tensors: Iterable[Tensor]) -> int:
@@ -109,9 +137,13 @@ def _held(experiment: Experiment, learner: str, ports: Mapping[str, Port]) -> in
     return _numel(ports[end].weight for end in ends if split_end(end)[0] == learner)
 
 
-def _outline(name: str, options: LearnerOptions, data: Mapping[str, Images], workers: int) -> dict[str, Tensor]:
+def _outline(
+    name: str, options: LearnerOptions, data: Mapping[str, Images], workers: int, origin: Origin | None
+) -> dict[str, Tensor]:
     """The parameters of a learner, or what the file of a frozen one holds, by dotted name and without memory."""
     try:
+        if options.frozen and origin is not None:
+            return dict(find_model(options.model).sketch(origin.classes).named_parameters())
         if options.frozen:
             return outline(frozen_weights(options))
         images = data[options.trained_task.data]
@@ -119,7 +151,7 @@ def _outline(name: str, options: LearnerOptions, data: Mapping[str, Images], wor
         _check_takes(model, images, options, workers)
     except InputError as error:
         raise InputError(f"learners.{name}.{'weights' if options.frozen else 'model'}: {error}") from None
-    if options.weights is not None:
+    if options.weights is not None and origin is None:
         _check_weights(f"learners.{name}.weights", options, model)
     return dict(model.named_parameters())
 

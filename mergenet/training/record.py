@@ -21,7 +21,7 @@ import torch
 
 from mergenet.config import InputError, parse
 from mergenet.experiment import Experiment
-from mergenet.training.files import lock, parse_line, read_json
+from mergenet.training.files import lock, parse_line, read_json, read_metrics, replacing, seal_of
 
 PACKAGES = ("mergenet", "torch", "torchvision", "numpy", "pyarrow", "scikit-learn", "ray")
 
@@ -64,7 +64,8 @@ class Record:
         path = self.folder / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _belongs_before(line, tick)]
-            _replace(path, "".join(f"{line}\n" for line in kept))
+            with replacing(path) as aside:
+                aside.write_text("".join(f"{line}\n" for line in kept))
         (self.folder / "result.json").unlink(missing_ok=True)
 
     def log(self, learner: str, tick: int, epoch: float, split: str, metrics: Mapping[str, float]) -> None:
@@ -84,7 +85,11 @@ class Record:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Writes how the run ended."""
+        """Writes how the run ended; a finished record is sealed."""
+        if result["status"] == "finished":
+            described = [read_json(self.folder / name) for name in ("experiment.json", "manifest.json")]
+            plain = json.loads(json.dumps(result, allow_nan=False))
+            result = {**plain, "seal": seal_of(*described, read_metrics(self.folder), plain)}
         _write_json(self.folder / "result.json", result)
 
     def has_result(self) -> bool:
@@ -103,14 +108,8 @@ def _belongs_before(line: str, tick: int) -> bool:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    _replace(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes aside and renames, so that a reader never meets half a file."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    aside.replace(path)
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from mergenet.training.loop import advance
 from mergenet.training.plan import Plan, make_plan
 from mergenet.training.record import Record, read_manifest, surroundings
 from mergenet.training.reporter import Reporter, Silent
-from mergenet.training.spec import RunSpec, data_of
+from mergenet.training.spec import RunSpec, data_of, origins_as_plain
 
 GUARDED_FIRST, GUARD_EVERY = 10, 100  # replicas are compared after each of the first ticks, then now and then
 
@@ -80,7 +80,7 @@ class _Run:
         spec = self.spec
         with ranks.agreeing():
             data = data_of(spec.experiment, spec.data)
-            plan = make_plan(spec.experiment, spec.seed, data, ranks.world())
+            plan = make_plan(spec.experiment, spec.seed, data, ranks.world(), spec.origins)
             self._check_same(plan)
         graph = Graph(spec.experiment, plan, data, spec.seed, self.device)
         begun = has_begun(spec.folder)
@@ -169,6 +169,7 @@ class _Run:
             },
             "weights": dict(plan.contents.weights),
             "code": dict(plan.contents.code),
+            "origins": origins_as_plain(spec.origins),
             "pairing": {
                 name: {
                     "initial_weights": _hash_of(learner.model.state_dict()),

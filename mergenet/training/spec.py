@@ -1,7 +1,7 @@
 """One run of an experiment: what the experiment itself leaves open, and the data it reads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,19 @@ from mergenet.config import InputError, parse
 from mergenet.data import load_data, locate
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from that another run trained: known before that run has taken place.
+
+    Attributes:
+        cell: key of the learner that ends with these weights.
+        classes: it tells apart.
+    """
+
+    cell: str
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -20,6 +33,7 @@ class RunSpec:
         folder: of the record.
         device: cpu or cuda.
         threads: torch's, on the CPU; another number may round differently.
+        origins: learner -> what its file of weights was trained as, which stands for the file's contents in all hashes.
     """
 
     experiment: Experiment
@@ -28,16 +42,34 @@ class RunSpec:
     folder: Path
     device: str = "cpu"
     threads: int = 1
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     def as_plain(self) -> dict[str, Any]:
         """Values that travel to another process; `from_plain` reads them back."""
-        return {**vars(self), "experiment": self.experiment.dump(), "folder": str(self.folder), "data": dict(self.data)}
+        return {
+            **vars(self),
+            "experiment": self.experiment.dump(),
+            "folder": str(self.folder),
+            "data": dict(self.data),
+            "origins": origins_as_plain(self.origins),
+        }
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "RunSpec":
         """The spec that `as_plain` gave."""
         experiment = parse(Experiment, values["experiment"])
-        return cls(**{**values, "experiment": experiment, "folder": Path(values["folder"])})
+        origins = origins_from_plain(values["origins"])
+        return cls(**{**values, "experiment": experiment, "folder": Path(values["folder"]), "origins": origins})
+
+
+def origins_as_plain(origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
+    """As a manifest keeps it; `origins_from_plain` reads it back."""
+    return {learner: asdict(origin) for learner, origin in origins.items()}
+
+
+def origins_from_plain(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Origin]:
+    """What `origins_as_plain` gave."""
+    return {learner: Origin(**origin) for learner, origin in values.items()}
 
 
 def _names_of_data(experiment: Experiment) -> set[str]:

@@ -1,0 +1,108 @@
+"""`mergenet ablate`: trains what is missing of a table, side by side."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from mergenet.cli.tables import TableOptions, table_options
+from mergenet.cli.words import own_name
+from mergenet.config import InputError, nearest
+
+if TYPE_CHECKING:
+    from tune.ablate import Ablation
+    from tune.cells import TablePlan
+
+
+@click.command(short_help="Trains what is missing of a table.")
+@table_options
+@click.option("--arm", "arms", multiple=True, metavar="ARM", help="This arm alone; may be repeated.")
+@click.option("--concurrent", type=click.IntRange(min=1), help="Runs at once.  [default: as many as there is room for]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="torch's, of each run.")
+@click.option("--resume", is_flag=True, help="Goes on with runs that stopped before their end.")
+@click.option("--dry-run", is_flag=True, help="Says what is there and what would run, and trains nothing.")
+def ablate(
+    options: TableOptions,
+    arms: tuple[str, ...],
+    concurrent: int | None,
+    device: str,
+    threads: int,
+    resume: bool,
+    dry_run: bool,
+) -> None:
+    """Trains every missing cell (arm, learner, seed) of TABLE, a table's name or a YAML file, on what Ray has.
+
+    Cells that have finished before are not trained again, whichever table they were trained for.
+
+    \b
+    mergenet ablate table8 --scale smoke
+    mergenet ablate table8 --seeds 6
+    mergenet ablate table8 --scale paper --data cifar100=PATH --dry-run
+    """
+    from mergenet.cli.show import print_ablation
+    from mergenet.jobs import resolve_device
+    from tune.ablate import Places, find_missing
+
+    plan = options.plan()
+    _check_arms(arms, plan)
+    places = Places(options.runs, options.results, resolve_device(device), threads)
+    ablation = find_missing(plan, places, options.shows, lambda cell: not arms or cell[0] in arms)
+    most = _check_room(concurrent, places.device, threads)
+    if dry_run:
+        print_ablation(ablation, most)
+        return
+    ablation.check_free(resume)
+    failed = _train(ablation, most) if ablation.jobs else 0
+    _print(options, plan)
+    if failed:
+        raise click.ClickException(
+            f"{failed} of {len(ablation.jobs)} runs failed; the others are kept, try again with --resume"
+        )
+
+
+def _check_arms(arms: Sequence[str], plan: "TablePlan") -> None:
+    for arm in arms:
+        if arm not in plan.arms:
+            raise InputError(f"--arm {arm}: {plan.table.name} has no such arm; {nearest(arm, plan.arms)}")
+
+
+def _check_room(concurrent: int | None, device: str, threads: int) -> int:
+    """How many runs at once: on a GPU they may share it, processors are not shared."""
+    from cluster.session import available
+
+    room = available(device) // (1 if device == "cuda" else threads)
+    if room < 1:
+        raise InputError(f"--threads {threads}: this machine has {available(device)} processors")
+    if concurrent is not None and device != "cuda" and concurrent > room:
+        raise InputError(f"--concurrent {concurrent}: this machine has room for {room} runs of {threads} threads each")
+    return concurrent or room
+
+
+def _train(ablation: "Ablation", most: int) -> int:
+    from mergenet.cli.progress import ManyRuns
+    from tune.ablate import train_missing
+
+    try:
+        return train_missing(ablation, most, ManyRuns())
+    except KeyboardInterrupt:
+        again = [word for word in sys.argv[1:] if word != "--resume"]
+        raise Interrupted(shlex.join([*own_name(), *again, "--resume"])) from None
+
+
+class Interrupted(click.ClickException):
+    """A table that was stopped: how to go on."""
+
+    exit_code = 130
+
+    def __init__(self, again: str) -> None:
+        super().__init__(f"interrupted; what has finished is kept, go on with: {again}")
+
+
+def _print(options: TableOptions, plan: "TablePlan") -> None:
+    from tune.report import markdown
+
+    click.echo(markdown(options.assembled(plan)))
+    click.echo(f"\nTo keep it, with plots and a page: {options.command('report')}")

@@ -1,0 +1,32 @@
+"""What the commands read from, and say of, a command line."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from mergenet.config import InputError
+from mergenet.training.files import shown
+
+
+def read_paths(data: tuple[str, ...]) -> dict[str, str]:
+    """`--data NAME=PATH`, as often as it was said."""
+    paths = {}
+    for entry in data:
+        name, equals, path = entry.partition("=")
+        if not equals or not name or not path:
+            raise InputError(f"--data {entry}: write it as NAME=PATH, for example cifar100=data/cifar100")
+        paths[name] = path
+    return paths
+
+
+def own_name() -> list[str]:
+    """What to type to run this program again from here."""
+    from mergenet.training import ranks
+
+    program = Path(sys.argv[0])
+    if ranks.launched_by_torchrun():
+        return ["torchrun", "--nproc-per-node", str(ranks.world()), "-m", "mergenet"]
+    if program.name == "__main__.py":
+        return ["python", "-m", "mergenet"]
+    on_path = shutil.which(program.name)
+    return [program.name if on_path and Path(on_path).samefile(program) else shown(program.absolute())]

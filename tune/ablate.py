@@ -1,0 +1,228 @@
+"""A table's missing cells, found and trained: nothing that has finished is trained again."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from safetensors.torch import save_file
+
+from cluster.session import available, session
+from cluster.side_by_side import Workers
+from mergenet.config import InputError
+from mergenet.experiment import Experiment
+from mergenet.training.files import has_begun, is_being_written, replacing, shown
+from mergenet.training.record import read_manifest, run_folder
+from mergenet.training.spec import Origin, RunSpec
+from mergenet.training.trained import read_trained
+from tune.cells import Cell, TablePlan
+from tune.evidence import Evidence, find_evidence
+from tune.groups import Group, group_cells
+
+WEIGHTS = "weights"
+"""Folder in that of all runs: weights that one cell hands to another, named by the key of its cell."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie and what they run on.
+
+    Attributes:
+        runs: folder of all records.
+        results: folder of committed results.
+        device: cpu or cuda.
+        threads: torch's, of each run.
+    """
+
+    runs: Path
+    results: Path
+    device: str = "cpu"
+    threads: int = 1
+
+    def weights(self, key: str) -> Path:
+        """The file in which a cell hands its weights on."""
+        return (self.runs / WEIGHTS / f"{key[:16]}.safetensors").absolute()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that makes missing cells."""
+
+    spec: RunSpec
+    cells: tuple[Cell, ...]
+    ticks: int
+    makes: frozenset[str]
+
+    def needs(self) -> set[str]:
+        """Keys of the cells whose weights it begins with."""
+        return {origin.cell for origin in self.spec.origins.values()}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What of a table is there, and the runs that make the rest.
+
+    Attributes:
+        evidence: key of a cell -> the finished run it is in, for all that was found.
+    """
+
+    table: TablePlan
+    places: Places
+    evidence: Mapping[str, Evidence]
+    jobs: tuple[Job, ...]
+
+    def missing(self) -> list[Cell]:
+        """Cells of the table that no finished run has."""
+        return [cell for cell, key in self.table.cells().items() if key not in self.evidence]
+
+    def check_free(self, resume: bool) -> None:
+        """Raises:
+        InputError: another process is writing a run that is missing, or one has begun and `resume` is not said.
+        """
+        begun = [job.spec.folder for job in self.jobs if has_begun(job.spec.folder)]
+        for folder in begun:
+            if is_being_written(folder):
+                raise InputError(f"{shown(folder)}: another process is writing this run")
+        if begun and not resume:
+            those = f"{shown(begun[0])}{f' and {len(begun) - 1} more' if len(begun) > 1 else ''}"
+            raise InputError(f"{those} stopped before the end: go on with --resume, or remove what is not to be kept")
+
+
+# --- what is to do -----------------------------------------------------------------------------------------------
+
+
+def find_missing(
+    table: TablePlan,
+    places: Places,
+    shows: Callable[[Evidence], bool] = lambda evidence: True,
+    wanted: Callable[[Cell], bool] = lambda cell: True,
+) -> Ablation:
+    """What is there, and what is to do.
+
+    Args:
+        shows: whether a finished run has the figures that are wanted of it.
+        wanted: which of the missing cells are to be made.
+    """
+    found = {key: one for key, one in find_evidence(places.runs, places.results).items() if shows(one)}
+    missing = [cell for cell, key in table.cells().items() if key not in found and wanted(cell)]
+    groups = group_cells(table, missing)
+    while lacking := _lacking(table, groups, found, places):
+        missing += lacking
+        groups = group_cells(table, missing)
+    return Ablation(table, places, found, tuple(_job(group, table, places) for group in groups))
+
+
+def _lacking(table: TablePlan, groups: Iterable[Group], found: Mapping[str, Evidence], places: Places) -> list[Cell]:
+    """Cells whose weights are asked for, are not here, and would not be made: committed results hold no weights."""
+    groups = list(groups)
+    made = {key for group in groups for key in group.plan.cells.values()}
+    wanted = {origin.cell for group in groups for origin in group.origins.values()} - made
+    gone = {key for key in wanted if not places.weights(key).exists() and not _has_weights(found.get(key))}
+    by_key = {
+        key: (arm, learner, seed)
+        for arm, plan in table.arms.items()
+        for seed, keys in plan.keys.items()
+        for learner, key in keys.items()
+    }
+    return [by_key[key] for key in sorted(gone)]
+
+
+def _has_weights(evidence: Evidence | None) -> bool:
+    return evidence is not None and evidence.folder is not None and any(evidence.folder.glob("checkpoints/*/state.pt"))
+
+
+def _job(group: Group, table: TablePlan, places: Places) -> Job:
+    experiment = _with_files(group.experiment, group.origins, places)
+    folder = run_folder(places.runs, experiment.name, group.plan.hash, group.seed).absolute()
+    spec = RunSpec(experiment, group.seed, table.paths, folder, places.device, places.threads, group.origins)
+    return Job(spec, group.cells, group.plan.ticks, frozenset(group.plan.cells.values()))
+
+
+def _with_files(experiment: Experiment, origins: Mapping[str, Origin], places: Places) -> Experiment:
+    """Weights that another cell hands on, by the file they will lie in."""
+    files = {learner: str(places.weights(origin.cell)) for learner, origin in origins.items()}
+    learners = {
+        name: learner.model_copy(update={"weights": files[name]}) if name in files else learner
+        for name, learner in experiment.learners.items()
+    }
+    return experiment.model_copy(update={"learners": learners})
+
+
+# --- doing it ----------------------------------------------------------------------------------------------------
+
+
+class Teller(Protocol):
+    """Told how the runs get on."""
+
+    def begin(self, jobs: Sequence[Job]) -> None:
+        """These are to run."""
+
+    def ticked(self, spec: RunSpec, done: int) -> None:
+        """`done` ticks of a run are done."""
+
+    def ended(self, job: Job, failure: str | None) -> None:
+        """A run has ended; `failure` says in a line why it did not finish."""
+
+    def stop(self) -> None:
+        """No more of it, for whatever reason."""
+
+
+def train_missing(ablation: Ablation, most: int, teller: Teller) -> int:
+    """Trains what is missing, at most so many runs at once; a run that fails does not stop the others.
+
+    Returns:
+        How many failed.
+    """
+    teller.begin(ablation.jobs)
+    try:
+        with session():
+            share = available("cuda") / max(most, available("cuda")) if ablation.places.device == "cuda" else 0.0
+            return _train(ablation, Workers(most, share, teller.ticked), teller)
+    finally:
+        teller.stop()
+
+
+def _train(ablation: Ablation, workers: Workers, teller: Teller) -> int:
+    waiting, by_folder = list(ablation.jobs), {job.spec.folder: job for job in ablation.jobs}
+    folders = {key: one.folder for key, one in ablation.evidence.items() if one.folder is not None}
+    failed = 0
+    while waiting or len(workers):
+        for job in _ready(waiting, ablation.places, folders):
+            if workers.has_room():
+                waiting.remove(job)
+                workers.start(job.spec)
+        if not len(workers):
+            break
+        for end in workers.wait():
+            job = by_folder[end.spec.folder]
+            if end.failure is None:
+                folders |= dict.fromkeys(job.makes, end.spec.folder)
+            failed += end.failure is not None
+            teller.ended(job, end.failure)
+    for job in waiting:
+        teller.ended(job, "it begins with weights of a run that failed or diverged")
+    return failed + len(waiting)
+
+
+def _ready(waiting: Sequence[Job], places: Places, folders: Mapping[str, Path]) -> list[Job]:
+    """Those whose weights are there, or can be taken from a finished run."""
+    return [job for job in waiting if all(_handed_on(key, places, folders.get(key)) for key in sorted(job.needs()))]
+
+
+def _handed_on(key: str, places: Places, folder: Path | None) -> bool:
+    """Whether the weights of a cell lie where others read them; puts them there from the run they were trained in."""
+    file = places.weights(key)
+    if file.exists():
+        return True
+    if folder is None:
+        return False
+    cells = read_manifest(folder)["cells"]
+    learner = next(name for name, cell in cells.items() if cell == key)
+    try:
+        trained = read_trained(folder, learner, allow_code=True)
+    except InputError:  # it diverged
+        return False
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as aside:
+        save_file(dict(trained.weights), aside)
+    return True

@@ -1,0 +1,118 @@
+"""Finished runs as evidence: records in the folder of runs, and those committed with a table's results.
+
+A cell is found by its key, wherever it was trained. What is used is checked against its seal first.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import parquet
+
+from mergenet.config import InputError
+from mergenet.training.files import portable, read_json, read_metrics, read_result, replacing, seal_of, shown
+
+RUNS, METRICS = "runs.json", "metrics.parquet"
+"""The files of committed evidence: experiment, manifest and result of each run; and all figures, a row each."""
+
+COLUMNS = pyarrow.schema(
+    [
+        ("run", pyarrow.string()),
+        ("learner", pyarrow.string()),
+        ("tick", pyarrow.int64()),
+        ("epoch", pyarrow.int64()),
+        ("split", pyarrow.string()),
+        ("metric", pyarrow.string()),
+        ("value", pyarrow.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A finished run.
+
+    Attributes:
+        name: HASH8-sSEED.
+        place: where it was found: its own folder, or that of committed results.
+        folder: of its record; None where only the committed results are here.
+    """
+
+    name: str
+    place: Path
+    folder: Path | None
+    experiment: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    result: Mapping[str, Any]
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every recorded figure, in the order they were recorded."""
+        if self.folder is not None:
+            return read_metrics(self.folder)
+        try:
+            rows = parquet.read_table(self.place / METRICS, filters=[("run", "=", self.name)])
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"{self.place / METRICS}: cannot be read: {error}") from None
+        return rows.to_pylist()
+
+    def learner_of(self, key: str) -> str:
+        """The learner whose cell has this key."""
+        return next(learner for learner, cell in self.manifest["cells"].items() if cell == key)
+
+    def check(self) -> None:
+        """Raises:
+        InputError: something in it is not as the run left it.
+        """
+        if seal_of(self.experiment, self.manifest, self.metrics, self.result) != self.result["seal"]:
+            raise InputError(
+                f"{shown(self.place.absolute())}: run {self.name} was changed after it had finished (its seal does not fit); "
+                "remove it, and its cells are trained again"
+            )
+
+
+def find_evidence(runs: Path, results: Path) -> dict[str, Evidence]:
+    """Key of a cell -> the finished run it was trained in; a record that is here comes before a committed one."""
+    found: dict[str, Evidence] = {}
+    for evidence in [*_recorded(runs), *_committed(results)]:
+        for key in evidence.manifest["cells"].values():
+            found.setdefault(key, evidence)
+    return found
+
+
+def _recorded(runs: Path) -> Iterator[Evidence]:
+    for path in sorted(runs.glob("*/*/result.json")):
+        folder, result = path.parent, read_result(path.parent)
+        if result is not None and "seal" in result:
+            experiment, manifest = (read_json(folder / name) for name in ("experiment.json", "manifest.json"))
+            yield Evidence(folder.name, folder, folder, experiment, manifest, result)
+
+
+def _committed(results: Path) -> Iterator[Evidence]:
+    for path in sorted(results.glob(f"*/{RUNS}")):
+        for name, run in read_json(path).items():
+            try:
+                yield Evidence(name, path.parent, None, run["experiment"], run["manifest"], run["result"])
+            except (KeyError, TypeError):
+                raise InputError(f"{path}: broken: run {name} lacks its experiment, manifest or result") from None
+
+
+def write_evidence(used: Iterable[Evidence], folder: Path) -> None:
+    """Keeps what finished runs prove in two files of `folder`, without the paths of this machine.
+
+    The files stand for the records: a cell they hold is not trained again.
+    """
+    runs, rows = {}, []
+    for evidence in sorted(used, key=lambda one: one.name):
+        experiment, manifest = portable(evidence.experiment, evidence.manifest)
+        runs[evidence.name] = {"experiment": experiment, "manifest": manifest, "result": evidence.result}
+        rows += evidence.metrics
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / METRICS) as aside:
+        parquet.write_table(pyarrow.Table.from_pylist(rows, COLUMNS), aside, compression="zstd")
+    with replacing(folder / RUNS) as aside:
+        aside.write_text(json.dumps(runs, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,154 @@
+"""Missing cells as runs: arms of one seed that share a learner train side by side in one run, so that it trains once.
+
+That they come out as they would alone is not taken on trust: the keys of the cells must be the same.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mergenet.config import InputError, digest, parse
+from mergenet.experiment import Experiment, split_end
+from mergenet.identity import upstream
+from mergenet.training.plan import Plan, make_plan, plan_again
+from mergenet.training.spec import Origin, data_of
+from tune.cells import ArmPlan, Cell, TablePlan
+
+
+@dataclass(frozen=True)
+class Group:
+    """A run that makes cells of one seed.
+
+    Attributes:
+        cells: that it makes.
+        origins: learner -> what its weights are trained as; they must be there before it starts.
+        plan: of the run.
+    """
+
+    seed: int
+    cells: tuple[Cell, ...]
+    experiment: Experiment
+    origins: Mapping[str, Origin]
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An arm with the learners that its missing cells need."""
+
+    arm: str
+    plan: ArmPlan
+    cells: tuple[Cell, ...]
+    learners: frozenset[str]
+
+    def keys(self, seed: int) -> dict[str, str]:
+        return {learner: key for learner, key in self.plan.keys[seed].items() if learner in self.learners}
+
+
+def group_cells(table: TablePlan, missing: Iterable[Cell]) -> list[Group]:
+    """The runs that make the `missing` cells, each cell once."""
+    missing = list(missing)
+    plans: dict[str, Plan] = {}
+    return [
+        group
+        for seed in table.seeds
+        for parts in _sharing(_parts(table, [cell for cell in missing if cell[2] == seed]), seed)
+        for group in _groups(table, parts, seed, plans)
+    ]
+
+
+def _parts(table: TablePlan, missing: Sequence[Cell]) -> list[_Part]:
+    """The missing cells of one seed by arm; one that another arm has too, by its key, stays with the first."""
+    parts, taken = [], set()
+    for arm, plan in table.arms.items():
+        fresh = {cell: plan.keys[cell[2]][cell[1]] for cell in missing if cell[0] == arm}
+        cells = tuple(cell for cell, key in fresh.items() if key not in taken)
+        taken |= set(fresh.values())
+        if cells:
+            learners = frozenset(name for cell in cells for name in upstream(plan.experiment, cell[1]))
+            parts.append(_Part(arm, plan, cells, learners))
+    return parts
+
+
+def _sharing(parts: Sequence[_Part], seed: int) -> list[list[_Part]]:
+    """Parts together that have a trained learner in common, directly or over others."""
+    together: list[list[_Part]] = []
+    for part in parts:
+        keys = set(part.keys(seed).values())
+        joined = [one for one in together if any(keys & set(other.keys(seed).values()) for other in one)]
+        together = [one for one in together if one not in joined]
+        together.append([*(other for one in joined for other in one), part])
+    return together
+
+
+def _groups(table: TablePlan, parts: Sequence[_Part], seed: int, plans: dict[str, Plan]) -> list[Group]:
+    """One run for all parts, or one for each where together they would not be what they are alone."""
+    if len(parts) > 1:
+        try:
+            group = _group(table, parts, seed, plans)
+        except InputError:  # clocks, epochs or evaluations that do not go together
+            group = None
+        if group is not None and set(group.plan.cells.values()) >= _wanted(table, group.cells):
+            return [group]
+    return [_group(table, [part], seed, plans) for part in parts]
+
+
+def _wanted(table: TablePlan, cells: Iterable[Cell]) -> set[str]:
+    return {table.arms[arm].keys[seed][learner] for arm, learner, seed in cells}
+
+
+def _group(table: TablePlan, parts: Sequence[_Part], seed: int, plans: dict[str, Plan]) -> Group:
+    """The parts as one run; `plans` keeps those of other seeds, which differ in nothing that takes long to find."""
+    merged = _Merged(seed)
+    for part in parts:
+        merged.add(part, prefix=f"{part.arm}_" if len(parts) > 1 else "")
+    experiment = merged.experiment(parts[0].plan.experiment)
+    name = digest(experiment.dump())
+    if name not in plans:
+        plans[name] = make_plan(experiment, seed, data_of(experiment, table.paths), 1, merged.origins)
+    plan = plan_again(plans[name], experiment, seed, merged.origins)
+    return Group(seed, tuple(cell for part in parts for cell in part.cells), experiment, merged.origins, plan)
+
+
+class _Merged:
+    """Learners and transfers of several arms, those of equal key once."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._named: dict[str, str] = {}
+        self._learners: dict[str, Any] = {}
+        self._transfers: dict[str, Any] = {}
+        self._clock = ""
+        self.origins: dict[str, Origin] = {}
+
+    def add(self, part: _Part, prefix: str) -> None:
+        """Takes what of an arm is needed and is not here yet."""
+        plain, keys = part.plan.experiment.dump(), part.keys(self._seed)
+        fresh = {name for name in part.learners if name not in keys or keys[name] not in self._named}
+        names = {name: prefix + name if name in fresh else self._named[keys[name]] for name in part.learners}
+        for name in sorted(fresh, key=list(plain["learners"]).index):
+            self._learners[names[name]] = plain["learners"][name]
+            if name in part.plan.origins[self._seed]:
+                self.origins[names[name]] = part.plan.origins[self._seed][name]
+        self._clock = self._clock or names.get(part.plan.experiment.clock, "")
+        self._named |= {key: names[name] for name, key in keys.items()}
+        for name, transfer in part.plan.experiment.enabled_transfers().items():
+            if split_end(transfer.target)[0] in fresh:
+                ends = {key: _renamed(plain["transfers"][name][key], names) for key in ("from", "to")}
+                self._transfers[prefix + name] = {**plain["transfers"][name], **ends}
+
+    def experiment(self, like: Experiment) -> Experiment:
+        """All of it as one experiment, in everything else like the first arm."""
+        clock = self._clock or self._any_on_every_tick()
+        values = {**like.dump(), "learners": self._learners, "transfers": self._transfers, "clock": clock}
+        return parse(Experiment, values)
+
+    def _any_on_every_tick(self) -> str:
+        """A clock where the usual one is not needed."""
+        trained = {name: one for name, one in self._learners.items() if not one["frozen"]}
+        return min(trained, key=lambda name: trained[name]["training"]["every"])
+
+
+def _renamed(end: str, names: Mapping[str, str]) -> str:
+    learner, port = split_end(end)
+    return f"{names[learner]}.{port}"
