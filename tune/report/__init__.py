@@ -1,0 +1,42 @@
+"""A table's results as Markdown, LaTeX, CSV, Parquet, plots and one HTML page.
+
+`sheet` puts everything that a reader is told into words, once; the formats only set them.
+"""
+
+import os
+from pathlib import Path
+
+from tune.report import latex, page, tidy
+from tune.report.drawing import png
+from tune.report.markdown import markdown
+from tune.report.plots import plots_of
+from tune.results import Results
+
+__all__ = ["markdown", "write_report"]
+
+
+def write_report(results: Results, folder: Path) -> list[Path]:
+    """Writes the report of a table, each file aside and renamed; nothing before all of it is made.
+
+    Returns:
+        The files: `table.md`, `table.tex`, `runs.tex`, `table.csv`, `figures.parquet`, a PNG for each plot, and
+        `index.html`, which has everything in one page and needs no other file.
+    """
+    plots = plots_of(results)
+    files = {
+        "table.md": markdown(results, runs=True).encode(),
+        "table.tex": latex.table(results).encode(),
+        "runs.tex": latex.runs(results).encode(),
+        "table.csv": tidy.summary(results).encode(),
+        "figures.parquet": tidy.parquet(results),
+        **{f"{name}.png": png(plot) for name, plot in plots.items()},
+        "index.html": page.html(results, plots, folder).encode(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_write(folder / name, content) for name, content in files.items()]
+
+
+def _write(path: Path, content: bytes) -> Path:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(content)
+    return aside.replace(path)
