@@ -73,9 +73,9 @@ def _check_paired(plan: TablePlan, used: Mapping[tuple[str, str, int], Evidence]
     for cell, one in used.items():
         arm, learner, seed = cell
         baseline = plan.table.baseline_of(arm)
-        other = used.get((baseline, learner, seed)) if baseline is not None else None
-        if other is None:
+        if baseline is None or (baseline, learner, seed) not in used:
             continue
+        other = used[baseline, learner, seed]
         ours = one.manifest["pairing"][one.learner_of(keys[cell])]
         theirs = other.manifest["pairing"][other.learner_of(keys[baseline, learner, seed])]
         for what, digest in ours.items():

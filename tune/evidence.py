@@ -70,8 +70,8 @@ class Evidence:
         """
         if seal_of(self.experiment, self.manifest, self.metrics, self.result) != self.result["seal"]:
             raise InputError(
-                f"{shown(self.place.absolute())}: run {self.name} was changed after it had finished (its seal does not fit); "
-                "remove it, and its cells are trained again"
+                f"{shown(self.place.absolute())}: run {self.name} was changed after it had finished (its seal does not "
+                "fit); remove it, and its cells are trained again"
             )
 
 

@@ -5,7 +5,7 @@ on other data and models. What the paper has in its place stands in `paper.yaml`
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -106,26 +106,25 @@ class Table(Options):
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
-        for path, arm in [("baseline", self.baseline), *self._baselines()]:
-            if arm not in self.arms and not (arm == "none" and path != "baseline"):
-                raise ValueError(f"{path}: no arm '{arm}'; {nearest(arm, self.arms)}")
+        for path, named in [("baseline", self.baseline), *self._baselines()]:
+            if named not in self.arms and not (named == "none" and path != "baseline"):
+                raise ValueError(f"{path}: no arm '{named}'; {nearest(named, self.arms)}")
         for column in self.columns:
             if not re.fullmatch(r"[\w-]+\.\w+", column):
                 raise ValueError(f"columns.{column}: write it as learner.metric")
         for named in self.primary:
-            arm, _, column = named.partition(" ")
-            if arm not in self.arms or column not in self.columns:
-                raise ValueError(
-                    f"primary: '{named}': write it as an arm and a column, for example "
-                    f"'{next(iter(self.arms))} {next(iter(self.columns))}'"
-                )
+            self._check_primary(named)
         for name, arm in self.arms.items():
             for learner, end in arm.trained.items():
                 if end.partition(".")[0] not in self.arms:
-                    raise ValueError(
-                        f"arms.{name}.trained.{learner}: write it as arm.learner, with an arm of this table"
-                    )
+                    raise ValueError(f"arms.{name}.trained.{learner}: write it as arm.learner, got '{end}'")
         return self
+
+    def _check_primary(self, named: str) -> None:
+        arm, _, column = named.partition(" ")
+        if arm not in self.arms or column not in self.columns:
+            example = f"{next(reversed(self.arms))} {next(iter(self.columns))}"
+            raise ValueError(f"primary: '{named}': write it as an arm and a column, for example '{example}'")
 
     def _baselines(self) -> list[tuple[str, str]]:
         return [(f"arms.{name}.baseline", arm.baseline) for name, arm in self.arms.items() if arm.baseline is not None]

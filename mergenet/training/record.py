@@ -87,9 +87,9 @@ class Record:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes how the run ended; a finished record is sealed."""
         if result["status"] == "finished":
-            described = [read_json(self.folder / name) for name in ("experiment.json", "manifest.json")]
+            experiment, manifest = (read_json(self.folder / name) for name in ("experiment.json", "manifest.json"))
             plain = json.loads(json.dumps(result, allow_nan=False))
-            result = {**plain, "seal": seal_of(*described, read_metrics(self.folder), plain)}
+            result = {**plain, "seal": seal_of(experiment, manifest, read_metrics(self.folder), plain)}
         _write_json(self.folder / "result.json", result)
 
     def has_result(self) -> bool:
