@@ -256,7 +256,7 @@ def _surroundings(used: Any) -> tuple[dict[str, str], list[str]]:
         if len(counts) == 1:
             shared[name] = next(iter(counts))
         elif counts:
-            listed = ", ".join(f"{value} ({count} runs)" for value, count in counts.most_common())
+            listed = ", ".join(f"{value} ({count} run{'s'[: count - 1]})" for value, count in counts.most_common())
             mixed.append(f"mixed runs: {name} {listed}")
     elsewhere = [name for name, manifest in runs.items() if any(entry["changed"] for entry in manifest["resumed"])]
     if elsewhere:

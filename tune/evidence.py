@@ -94,20 +94,25 @@ def _recorded(runs: Path) -> Iterator[Evidence]:
 
 def _committed(results: Path) -> Iterator[Evidence]:
     for path in sorted(results.glob(f"*/{RUNS}")):
-        for name, run in read_json(path).items():
-            try:
-                yield Evidence(name, path.parent, None, run["experiment"], run["manifest"], run["result"])
-            except (KeyError, TypeError):
-                raise InputError(f"{path}: broken: run {name} lacks its experiment, manifest or result") from None
+        yield from _committed_in(path)
+
+
+def _committed_in(path: Path) -> Iterator[Evidence]:
+    for name, run in read_json(path).items() if path.exists() else ():
+        try:
+            yield Evidence(name, path.parent, None, run["experiment"], run["manifest"], run["result"])
+        except (KeyError, TypeError):
+            raise InputError(f"{path}: broken: run {name} lacks its experiment, manifest or result") from None
 
 
 def write_evidence(used: Iterable[Evidence], folder: Path) -> None:
-    """Keeps what finished runs prove in two files of `folder`, without the paths of this machine.
+    """Keeps what finished runs prove in two files of `folder`, with what is kept there already; no path of this machine.
 
     The files stand for the records: a cell they hold is not trained again.
     """
+    kept = {one.name: one for one in _committed_in(folder / RUNS)} | {one.name: one for one in used}
     runs, rows = {}, []
-    for evidence in sorted(used, key=lambda one: one.name):
+    for _, evidence in sorted(kept.items()):
         experiment, manifest = portable(evidence.experiment, evidence.manifest)
         runs[evidence.name] = {"experiment": experiment, "manifest": manifest, "result": evidence.result}
         rows += evidence.metrics

@@ -76,8 +76,9 @@ def _sharing(parts: Sequence[_Part], seed: int) -> list[list[_Part]]:
     for part in parts:
         keys = set(part.keys(seed).values())
         joined = [one for one in together if any(keys & set(other.keys(seed).values()) for other in one)]
-        together = [one for one in together if one not in joined]
-        together.append([*(other for one in joined for other in one), part])
+        first = together.index(joined[0]) if joined else len(together)
+        whole = [*(other for one in joined for other in one), part]
+        together = [*together[:first], whole, *(one for one in together[first:] if one not in joined)]
     return together
 
 

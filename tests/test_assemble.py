@@ -1,0 +1,262 @@
+"""From finished runs to a table: each figure is where it belongs, pairs are pairs, and what differs is said."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergenet.config import InputError
+from mergenet.training.files import seal_of
+from tests.tables import plan, tiny
+from tune.assemble import assemble, shows
+from tune.cells import Cell, TablePlan
+from tune.evidence import Evidence
+from tune.results import Protocol, Results
+from tune.table import HELD
+
+HERE = Path("results")
+TOP1 = {"vanilla": (50.0, 60.0, 55.0), "one-way": (52.0, 61.0, 58.0), "frozen": (49.0, 63.0, 57.0)}
+"""By seed, of the target."""
+
+
+def made(table: TablePlan, cell: Cell, top1: float, **manifest: Any) -> Evidence:
+    """A finished run of one learner, `L`, that never took place."""
+    _, _, seed = cell
+    experiment = {
+        "learners": {"L": {}},
+        "transfers": {"t": {"from": "x.y", "to": "L.z"}},
+        "evaluation": {"test": "always"},
+    }
+    described = {
+        "cells": {"L": table.cells()[cell]},
+        "data": {},
+        "pairing": {"L": {"initial_weights": f"w{seed}", "first_batch": f"b{seed}"}},
+        "versions": {"torch": "2.15.0", "torchvision": "0.29.2"},
+        "hardware": {"gpu": None, "machine": "x86_64"},
+        "device": "cpu",
+        "threads": 1,
+        "world_size": 1,
+        "commit": "abcdef0123",
+        "resumed": [],
+        **manifest,
+    }
+    metrics = [
+        {
+            "run": "r",
+            "learner": "L",
+            "tick": 5 * epoch,
+            "epoch": epoch,
+            "split": split,
+            "metric": metric,
+            "value": value,
+        }
+        for split, values in (("validation", (10.0, top1 + 1.0)), ("test", (top1 + 7.0, top1)))
+        for epoch, value in enumerate(values, start=1)
+        for metric in ("top1", "loss")
+    ]
+    learner = {"steps": 10, "diverged_at": None, "test": {"top1": top1, "loss": 100.0 - top1}}
+    result = {
+        "status": "finished",
+        "ticks": 10,
+        "learners": {"L": learner},
+        "transfers": {"t": {"updates": 3, "stopped_at": None}},
+    }
+    result["seal"] = seal_of(experiment, described, metrics, result)
+    evidence = Evidence(f"{table.cells()[cell][:8]}-s{seed}", HERE, None, experiment, described, result)
+    vars(evidence)["metrics"] = metrics  # as if they had been read
+    return evidence
+
+
+def sealed(evidence: Evidence) -> Evidence:
+    evidence.result["seal"] = seal_of(evidence.experiment, evidence.manifest, evidence.metrics, evidence.result)
+    return evidence
+
+
+def all_made(table: TablePlan) -> dict[str, Evidence]:
+    return {
+        key: made(table, cell, TOP1[cell[0]][cell[2]] if cell[1] == "target" else 70.0 + cell[2])
+        for cell, key in table.cells().items()
+    }
+
+
+def results(table: TablePlan, evidence: dict[str, Evidence], protocol: Protocol = "last") -> Results:
+    return assemble(table, evidence, protocol, "mergenet ablate tiny")
+
+
+@pytest.fixture
+def table() -> TablePlan:
+    return plan(seeds=(0, 1, 2))
+
+
+def test_figures_stand_at_their_arm_column_and_seed(table: TablePlan) -> None:
+    made = results(table, all_made(table))
+    for arm, values in TOP1.items():
+        figures = made.entries[arm, "target.top1"].figures
+        assert {seed: figure.value for seed, figure in figures.items()} == dict(enumerate(values))
+        assert figures[1].curve == ((1, 10.0), (2, values[1] + 1.0))
+        assert figures[1].command == (f"mergenet ablate tiny --arm {arm} --seed 1 --runs again --results again")
+    losses = made.entries["vanilla", "source.loss"].values()
+    assert losses == [30.0, 29.0, 28.0]
+    assert made.entries["frozen", "source.loss"].figures == {}  # nothing trains there
+
+
+def test_an_arm_is_compared_with_its_baseline_pair_by_pair(table: TablePlan) -> None:
+    made = results(table, all_made(table))
+    comparison = made.entries["one-way", "target.top1"].comparison
+    assert comparison is not None and comparison.baseline == "vanilla"
+    assert comparison.differences == {0: 2.0, 1: 1.0, 2: 3.0}
+    assert comparison.mean == 2.0
+    assert made.entries["vanilla", "target.top1"].comparison is None
+    assert made.family == 2 and made.screening
+
+
+def test_an_arm_may_name_its_own_baseline_or_none() -> None:
+    own = plan(tiny({"arms": {"frozen": {"baseline": "one-way"}, "one-way": {"baseline": "none"}}}), (0, 1, 2))
+    made = results(own, all_made(own))
+    comparison = made.entries["frozen", "target.top1"].comparison
+    assert comparison is not None and comparison.differences == {0: -3.0, 1: 2.0, 2: -1.0}
+    assert made.entries["one-way", "target.top1"].comparison is None
+    assert made.entries["one-way", "target.top1"].standing == "other"  # stands by itself, also among the best
+
+
+def test_what_no_change_reaches_is_shown_as_the_arm_it_is_of_and_not_compared(table: TablePlan) -> None:
+    entry = results(table, all_made(table)).entries["one-way", "source.loss"]
+    assert entry.same_as == "vanilla" and entry.comparison is None
+    assert entry.values() == [30.0, 29.0, 28.0]
+
+
+def test_only_what_the_table_is_made_for_is_adjusted() -> None:
+    named = plan(tiny({"primary": ["one-way target.top1"]}), (0, 1, 2))
+    made = results(named, all_made(named))
+    primary, exploratory = (made.entries[arm, "target.top1"] for arm in ("one-way", "frozen"))
+    assert made.family == 1
+    assert primary.primary and primary.comparison is not None and primary.comparison.adjusted is not None
+    assert not exploratory.primary and exploratory.comparison is not None and exploratory.comparison.adjusted is None
+
+
+def test_the_best_mean_is_best_and_the_others_are_told_apart_by_pairs(table: TablePlan) -> None:
+    made = results(table, all_made(table))
+    standing = {arm: made.entries[arm, "target.top1"].standing for arm in TOP1}
+    assert standing == {"one-way": "best", "frozen": "tied", "vanilla": "tied"}  # 2 +- 1 over 3 pairs: 2 +- 2.5
+    clear = all_made(table)
+    for seed in (0, 1, 2):
+        cell = ("vanilla", "target", seed)
+        clear[table.cells()[cell]] = made_with(table, cell, TOP1["one-way"][seed] - 2.0 - 0.1 * seed)
+    assert results(table, clear).entries["vanilla", "target.top1"].standing == "other"
+
+
+def made_with(table: TablePlan, cell: Cell, top1: float) -> Evidence:
+    return made(table, cell, top1)
+
+
+def test_unequal_pairs_stop_a_report_and_are_named(table: TablePlan) -> None:
+    for what in ("initial_weights", "first_batch"):
+        evidence = all_made(table)
+        key = table.cells()["one-way", "target", 1]
+        evidence[key].manifest["pairing"]["L"][what] = "other"
+        sealed(evidence[key])
+        with pytest.raises(InputError) as refusal:
+            results(table, evidence)
+        words = what.replace("_", " ")
+        assert str(refusal.value).startswith(
+            f"table tiny: arms one-way and vanilla are not paired in seed 1: target has {words} other in "
+        )
+        assert f"({key[:8]}-s1)" in str(refusal.value)
+
+
+def test_a_changed_record_stops_a_report(table: TablePlan) -> None:
+    evidence = all_made(table)
+    key = table.cells()["frozen", "target", 2]
+    evidence[key].result["learners"]["L"]["test"]["top1"] = 99.0
+    with pytest.raises(InputError, match=rf"{key[:8]}-s2 was changed after it had finished"):
+        results(table, evidence)
+
+
+def test_missing_cells_are_said_and_pairs_are_those_there_are(table: TablePlan) -> None:
+    evidence = all_made(table)
+    del evidence[table.cells()["one-way", "target", 1]]
+    made = results(table, evidence)
+    entry = made.entries["one-way", "target.top1"]
+    assert entry.comparison is not None and entry.comparison.differences == {0: 2.0, 2: 3.0}
+    assert any("1 of 15 cells" in note for note in made.notes)
+    assert entry.standing == "other"  # best of what, with a seed less than the others?
+
+
+def test_an_empty_table_is_a_table(table: TablePlan) -> None:
+    made = results(table, {})
+    assert all(not entry.figures for entry in made.entries.values())
+    assert any("15 of 15 cells" in note for note in made.notes)
+
+
+def test_a_diverged_learner_has_no_figure_and_is_named(table: TablePlan) -> None:
+    evidence = all_made(table)
+    one = evidence[table.cells()["one-way", "target", 2]]
+    one.result["learners"]["L"] = {"steps": 10, "diverged_at": 4}
+    sealed(one)
+    entry = results(table, evidence).entries["one-way", "target.top1"]
+    assert entry.figures[2].value is None and entry.values() == [52.0, 61.0]
+    assert entry.notes == ("diverged in seed 2",)
+    assert entry.comparison is not None and set(entry.comparison.differences) == {0, 1}
+
+
+def test_a_transfer_that_stopped_is_named(table: TablePlan) -> None:
+    evidence = all_made(table)
+    for seed in (0, 2):
+        one = evidence[table.cells()["frozen", "target", seed]]
+        one.result["transfers"]["t"]["stopped_at"] = 4
+        sealed(one)
+    entry = results(table, evidence).entries["frozen", "target.top1"]
+    assert entry.notes == ("a transfer stopped before the end in seeds 0, 2",)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "note"),
+    [
+        (
+            {"versions": {"torch": "2.11.0", "torchvision": "0.29.2"}},
+            "mixed runs: torch 2.15.0 (11 runs), 2.11.0 (1 run)",
+        ),
+        (
+            {"device": "cuda", "hardware": {"gpu": "G", "machine": "x"}},
+            "mixed runs: device cpu (11 runs), cuda (1 run)",
+        ),
+        ({"threads": 2}, "mixed runs: threads 1 (11 runs), 2 (1 run)"),
+        ({"world_size": 4}, "mixed runs: world size 1 (11 runs), 4 (1 run)"),
+        (
+            {"resumed": [{"tick": 3, "changed": {"threads": 4}}]},
+            "gone on with in other surroundings than they began in: ",
+        ),
+    ],
+)
+def test_runs_that_were_made_differently_are_marked(table: TablePlan, manifest: dict[str, Any], note: str) -> None:
+    evidence = all_made(table)
+    assert results(table, evidence).notes == ()
+    assert results(table, evidence).made_with["torch"] == "2.15.0"
+    cell = ("frozen", "target", 0)
+    evidence[table.cells()[cell]] = made(table, cell, 49.0, **manifest)
+    assert any(said.startswith(note) for said in results(table, evidence).notes)
+
+
+def test_the_best_test_epoch_is_read_where_it_is_asked_for(table: TablePlan) -> None:
+    evidence = all_made(table)
+    best = results(table, evidence, "best-test")
+    assert best.entries["one-way", "target.top1"].values() == [59.0, 68.0, 65.0]
+    assert best.protocol == "best-test"
+    one = next(iter(evidence.values()))
+    assert shows(one, "best-test") and shows(one, "last")
+    one.experiment["evaluation"].clear()
+    assert not shows(one, "best-test") and shows(one, "last")
+
+
+def test_a_metric_that_no_learner_has_is_named() -> None:
+    wrong = plan(tiny({"columns": {"target.top2": {"title": "x"}}}), (0,))
+    evidence = {key: made(wrong, cell, 50.0) for cell, key in wrong.cells().items()}
+    with pytest.raises(InputError, match=r"^columns: L has no metric 'top2'; nearest is 'top1'$"):
+        results(wrong, evidence)
+
+
+def test_the_parameters_column_has_the_papers_figure_and_no_runs() -> None:
+    held = plan(tiny({"columns": {f"target.{HELD}": {"title": "held", "better": "lower"}}}), (0,))
+    made = results(held, {})
+    assert made.entries["vanilla", f"target.{HELD}"].figures == {}
+    assert made.held == held.held() and made.held["one-way"] > made.held["vanilla"]

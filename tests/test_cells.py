@@ -1,0 +1,127 @@
+"""Cells of a table: their keys are those of the arms alone, and arms that share a run come out as they would alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mergenet.config import InputError
+from mergenet.training.plan import make_plan
+from mergenet.training.reporter import Silent
+from mergenet.training.run import execute
+from mergenet.training.spec import RunSpec, data_of
+from mergenet.training.trained import read_trained
+from tests.tables import missing, plan, tiny, train
+from tune.groups import group_cells
+
+
+def test_a_cell_has_the_key_of_its_arm_alone() -> None:
+    table = plan()
+    for arm in ("vanilla", "one-way"):
+        experiment = table.arms[arm].experiment
+        for seed in (0, 1):
+            alone = make_plan(experiment, seed, data_of(experiment, {}), 1).cells
+            assert {learner: table.cells()[arm, learner, seed] for learner in ("target", "source")} == {
+                learner: alone[learner] for learner in ("target", "source")
+            }
+
+
+def test_a_changed_arm_has_other_keys_and_the_others_keep_theirs() -> None:
+    before = plan().cells()
+    after = plan(tiny({"arms": {"one-way": {"change": {"transfers.main.cycle": 2}}}})).cells()
+    changed = {cell for cell, key in before.items() if after[cell] != key}
+    assert changed == {("one-way", "target", 0), ("one-way", "target", 1)}  # its source is out of the transfer's reach
+
+
+def test_an_arm_more_changes_no_key() -> None:
+    before = plan().cells()
+    after = plan(tiny({"arms": {"more": {"label": "more", "change": {"training.epochs": 2}}}})).cells()
+    assert {cell: after[cell] for cell in before} == before
+
+
+def test_what_a_change_does_not_reach_is_the_same_cell() -> None:
+    cells = plan().cells()
+    assert cells["vanilla", "source", 0] == cells["one-way", "source", 0]
+    assert cells["vanilla", "target", 0] != cells["one-way", "target", 0]
+    assert ("frozen", "source", 0) not in cells
+
+
+def test_a_frozen_source_is_known_by_the_cell_it_was_trained_as() -> None:
+    table = plan()
+    assert table.arms["frozen"].origins[1]["source"].cell == table.cells()["vanilla", "source", 1]
+    longer = plan(tiny({"arms": {"vanilla": {"change": {"learners.source.training.every": 2}}}})).cells()
+    assert longer["frozen", "target", 0] != table.cells()["frozen", "target", 0]
+
+
+def test_arms_that_take_weights_from_each_other_are_refused() -> None:
+    circle = {"vanilla": {"trained": {"source": "frozen.source"}}}
+    with pytest.raises(InputError, match=r"^table tiny: the arms vanilla, frozen take trained weights from each other"):
+        plan(tiny({"arms": circle}))
+    with pytest.raises(
+        InputError, match=r"^table tiny, arm frozen: trained: no learner 'sorce' trains in arm 'vanilla'"
+    ):
+        plan(tiny({"arms": {"frozen": {"trained": {"source": "vanilla.sorce"}}}}))
+
+
+def test_what_is_held_counts_learners_that_reach_the_columns_and_adapters() -> None:
+    table = plan()
+    held, arms = table.held(), table.arms
+    sizes = {name: learner.parameters for name, learner in arms["one-way"].plan.learners.items()}
+    adapter = arms["one-way"].plan.transfers["main"].adapter_parameters
+    classifier = 10 * 128  # the port that is read of the frozen source
+    assert held["vanilla"] == sizes["source"] + sizes["target"]
+    assert held["one-way"] == sizes["source"] + sizes["target"] + adapter
+    assert held["frozen"] == classifier + sizes["target"] + adapter
+
+
+def test_arms_of_one_source_train_in_one_run() -> None:
+    table = plan(seeds=(0,))
+    groups = group_cells(table, table.cells())
+    assert [group.cells for group in groups] == [
+        (("vanilla", "target", 0), ("vanilla", "source", 0), ("one-way", "target", 0)),
+        (("frozen", "target", 0),),
+    ]
+    shared = groups[0].experiment
+    assert list(shared.learners) == ["vanilla_source", "vanilla_target", "one-way_target"]
+    assert [(one.source, one.target) for one in shared.transfers.values()] == [
+        ("vanilla_source.classifier", "one-way_target.irb16")
+    ]
+
+
+def test_only_what_is_missing_and_what_it_needs_trains() -> None:
+    table = plan(seeds=(0,))
+    (group,) = group_cells(table, [("one-way", "target", 0)])
+    assert list(group.experiment.learners) == ["source", "target"]  # and not `plain`, which teaches nobody
+    assert table.cells()["one-way", "target", 0] in group.plan.cells.values()
+    (group,) = group_cells(table, [("vanilla", "source", 0)])
+    assert list(group.experiment.learners) == ["source"] and group.experiment.clock == "source"
+
+
+def test_arms_that_do_not_go_together_train_alone() -> None:
+    table = plan(tiny({"arms": {"one-way": {"change": {"evaluation.weights": "best"}}}}), seeds=(0,))
+    runs = [group.cells for group in group_cells(table, [cell for cell in table.cells() if cell[0] != "frozen"])]
+    assert len(runs) == 2
+    longer = tiny({"arms": {"one-way": {"change": {"learners.target.training": {"epochs": 2}, "training.epochs": 2}}}})
+    assert len(group_cells(plan(longer, seeds=(0,)), [("vanilla", "target", 0), ("one-way", "target", 0)])) == 2
+
+
+def test_an_arm_in_company_ends_with_the_weights_it_ends_with_alone(tmp_path: Path) -> None:
+    table = plan(seeds=(0,))
+    train(table, tmp_path / "together")
+    together = next((tmp_path / "together" / "runs" / "tiny-tiny").glob("*"), None)
+    assert together is not None
+    for arm, learners in {"vanilla": ("target", "source"), "one-way": ("target",)}.items():
+        folder = tmp_path / arm
+        execute(RunSpec(table.arms[arm].experiment, 0, {}, folder), Silent())
+        for learner in learners:
+            alone = read_trained(folder, learner, allow_code=False)
+            run, name = _where(tmp_path / "together", table.cells()[arm, learner, 0])
+            company = read_trained(run, name, allow_code=False)
+            assert alone.result["learners"][learner]["test"] == company.result["learners"][name]["test"]
+            assert all(torch.equal(value, company.weights[key]) for key, value in alone.weights.items())
+
+
+def _where(folder: Path, key: str) -> tuple[Path, str]:
+    evidence = missing(plan(seeds=(0,)), folder).evidence[key]
+    assert evidence.folder is not None
+    return evidence.folder, evidence.learner_of(key)

@@ -1,0 +1,149 @@
+"""Finished runs as evidence: found by their cells, kept without places, and refused when they were changed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from mergenet.config import InputError
+from mergenet.training.files import read_json
+from tests.tables import missing, plan, train
+from tune.evidence import METRICS, RUNS, find_evidence, write_evidence
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny table's runs of one seed."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(plan(seeds=(0,)), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(trained, tmp_path / "copy")
+
+
+def used(folder: Path) -> dict[str, Any]:
+    cells = plan(seeds=(0,)).cells()
+    found = find_evidence(folder / "runs", folder / "results")
+    return {key: found[key] for key in cells.values()}
+
+
+def check(folder: Path) -> None:
+    for evidence in used(folder).values():
+        evidence.check()
+
+
+def test_a_run_that_nobody_touched_passes(folder: Path) -> None:
+    check(folder)
+
+
+def change(path: Path, spoil: Callable[[Any], None]) -> None:
+    value = read_json(path)
+    spoil(value)
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("result.json", lambda value: value["learners"]["vanilla_target"]["test"].update(top1=99.0)),
+        ("result.json", lambda value: value["transfers"]["one-way_main"].update(updates=7)),
+        ("manifest.json", lambda value: value["pairing"]["vanilla_target"].update(first_batch="0" * 64)),
+        ("manifest.json", lambda value: value["versions"].update(torch="1.0")),
+        ("manifest.json", lambda value: value.update(seed=3)),
+        ("experiment.json", lambda value: value["learners"]["vanilla_target"]["training"].update(epochs=9)),
+    ],
+)
+def test_a_changed_record_is_refused_by_its_name(folder: Path, name: str, spoil: Callable[[Any], None]) -> None:
+    run = used(folder)[plan(seeds=(0,)).cells()["vanilla", "target", 0]].folder
+    change(run / name, spoil)
+    with pytest.raises(InputError, match=rf"{run.name} was changed after it had finished"):
+        check(folder)
+
+
+def test_a_changed_curve_is_refused(folder: Path) -> None:
+    run = used(folder)[plan(seeds=(0,)).cells()["vanilla", "target", 0]].folder
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(lines[1:]) + "\n")
+    with pytest.raises(InputError, match="was changed after it had finished"):
+        check(folder)
+
+
+def test_a_record_may_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
+    shutil.move(folder / "runs", tmp_path / "other" / "runs")
+    check(tmp_path / "other")
+
+
+def test_what_is_kept_stands_for_the_runs(folder: Path) -> None:
+    before = used(folder)
+    write_evidence(before.values(), folder / "results" / "tiny")
+    shutil.rmtree(folder / "runs")
+    assert missing(plan(seeds=(0,)), folder).missing() == []
+    after = used(folder)
+    for key, evidence in before.items():
+        after[key].check()
+        assert after[key].folder is None
+        assert after[key].metrics == evidence.metrics
+        assert after[key].result == evidence.result
+
+
+def test_what_is_kept_names_no_place(folder: Path) -> None:
+    write_evidence(used(folder).values(), folder / "results" / "tiny")
+    text = (folder / "results" / "tiny" / RUNS).read_text()
+    assert str(folder) not in text and "/weights/" not in text and ".safetensors" not in text
+    assert "cell " + plan(seeds=(0,)).cells()["vanilla", "source", 0] in text
+
+
+def test_what_was_kept_is_checked_like_a_record(folder: Path) -> None:
+    kept = folder / "results" / "tiny"
+    write_evidence(used(folder).values(), kept)
+    shutil.rmtree(folder / "runs")
+    table = parquet.read_table(kept / METRICS)
+    values = [value and value + 0.01 for value in table["value"].to_pylist()]
+    parquet.write_table(table.set_column(6, "value", [values]), kept / METRICS)
+    with pytest.raises(InputError, match=r"results/tiny: run \w+-s0 was changed after it had finished"):
+        check(folder)
+
+
+def test_what_was_kept_before_stays(folder: Path, tmp_path: Path) -> None:
+    kept = folder / "results" / "tiny"
+    both = list({one.name: one for one in used(folder).values()}.values())
+    write_evidence(both[:1], kept)
+    write_evidence(both[1:], kept)
+    assert set(read_json(kept / RUNS)) == {one.name for one in both}
+    shutil.rmtree(folder / "runs")
+    check(folder)
+
+
+def test_a_record_comes_before_what_was_kept(folder: Path) -> None:
+    write_evidence(used(folder).values(), folder / "results" / "tiny")
+    assert all(evidence.folder is not None for evidence in used(folder).values())
+
+
+def test_broken_files_are_named(folder: Path) -> None:
+    kept = folder / "results" / "tiny"
+    write_evidence(used(folder).values(), kept)
+    shutil.rmtree(folder / "runs")
+    (kept / METRICS).write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=rf"{METRICS}: cannot be read"):
+        check(folder)
+    change(kept / RUNS, lambda value: next(iter(value.values())).pop("manifest"))
+    with pytest.raises(InputError, match=rf"{RUNS}: broken: run \w+-s0 lacks its experiment, manifest or result"):
+        check(folder)
+
+
+def test_an_unfinished_run_is_no_evidence(folder: Path) -> None:
+    table = plan(seeds=(0,))
+    run = used(folder)[table.cells()["one-way", "target", 0]].folder
+    (run / "result.json").unlink()
+    assert set(missing(table, folder).missing()) >= {("one-way", "target", 0)}
+    change(run / "manifest.json", lambda value: None)
+    (run / "result.json").write_text(json.dumps({"status": "failed", "reason": "x", "traceback": ""}))
+    assert ("one-way", "target", 0) in missing(table, folder).missing()
