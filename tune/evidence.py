@@ -106,7 +106,7 @@ def _committed_in(path: Path) -> Iterator[Evidence]:
 
 
 def write_evidence(used: Iterable[Evidence], folder: Path) -> None:
-    """Keeps what finished runs prove in two files of `folder`, with what is kept there already; no path of this machine.
+    """Keeps what finished runs prove in two files of `folder`, beside what is kept there; no path is.
 
     The files stand for the records: a cell they hold is not trained again.
     """
