@@ -90,14 +90,17 @@ class Evaluation(Options):
     """What is measured when.
 
     Attributes:
-        validation: share of the training split held out for every choice; the test split is read once, at the end.
+        validation: share of the training split held out for every choice.
         every: epochs of the clock learner between two validations.
         weights: which weights meet the test split, the `last` or the `best` of validation.
+        test: when the test split is measured: once, at the `end`, or `always`, at every validation too. It chooses
+            nothing either way; `always` is for yardsticks, which others publish as the best test epoch.
     """
 
     validation: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     every: PositiveInt = 1
     weights: Literal["last", "best"] = "last"
+    test: Annotated[Literal["end", "always"], Neutral("end")] = "end"
 
 
 class Checkpointing(Options):

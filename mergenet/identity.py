@@ -64,6 +64,7 @@ def cell_keys(
     """
     evaluation = identity(experiment.evaluation)
     del evaluation["every"]
+    evaluation.pop("test", None)
     if experiment.evaluation.weights == "best":  # when it is looked for decides which is found
         evaluation["ticks"] = ticks_per_epoch * experiment.evaluation.every
     own = {name: _own_description(experiment, name, steps, contents) for name in experiment.learners}

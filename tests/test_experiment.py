@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mergenet import identity
+from mergenet.config import identity as identity_of
 from mergenet.config import parse
 from mergenet.data.images import Images, Split
 from mergenet.experiment import Experiment, load_experiment, recipes
@@ -43,7 +44,8 @@ def to(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("recipe", recipes())
 def test_every_recipe_resolves_under_its_own_name(recipe: str) -> None:
     experiment = load_experiment(recipe, MISSING.get(recipe, []))
-    assert experiment.name == recipe and experiment.enabled_transfers()
+    assert experiment.name == recipe
+    assert bool(experiment.enabled_transfers()) is (recipe != "cifar100-yardstick")
 
 
 def test_both_recipes_are_there() -> None:
@@ -219,6 +221,7 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
     (to("name", "other"), set()),
     (to("checkpoint.every", 3), set()),
     (to("evaluation.every", 2), set()),
+    (to("evaluation.test", "always"), set()),
     (to("transfers.off", OFF), set()),
     (to("evaluation.validation", 0.2), {"source", "target"}),
     (to("evaluation.weights", "best"), {"source", "target"}),
@@ -226,6 +229,9 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
     (to("learners.source.training.optimizer.sgd.lr", 0.1), {"source", "target"}),
     (to("learners.source.copy", 1), {"source", "target"}),
     (to("learners.source.task.classification.augmentation.flip", True), {"source", "target"}),
+    (to("learners.source.task.classification.size", 4), {"source", "target"}),
+    (to("learners.source.task.classification.samples", 500), {"source", "target"}),
+    (to("learners.target.task.classification.samples", 500), {"target"}),
     (to("learners.target.training.optimizer.sgd.lr", 0.1), {"target"}),
     (to("learners.target.model", "mobilenet_v2-cifar"), {"target"}),
     (to("transfers.main.cycle", 3), {"target"}),
@@ -417,6 +423,21 @@ def test_all_that_an_experiment_only_names_counts(small: Make, part: str, other:
     contents = Contents(DATA, {"digits": [[0.5], [0.25]]}, {"source": "weights"}, {"source": "code"})
     before, after = names_of(small(), contents), names_of(small(), replace(contents, **{part: other}))
     assert {name for name in before if before[name] != after[name]} == {"run", "source", "target"}
+
+
+NEUTRAL = [
+    to("evaluation.test", "end"),
+    to("learners.target.task.classification", {"size": None, "samples": None}),
+    {},
+]
+
+
+@pytest.mark.parametrize("change", NEUTRAL)
+def test_what_was_so_before_there_was_an_option_keeps_its_name(small: Make, change: dict[str, Any]) -> None:
+    assert names_of(small(change), Contents(DATA)) == names_of(small(), Contents(DATA))
+    assert identity_of(small(change).evaluation) == {"validation": 0.1, "every": 1, "weights": "last"}
+    task = small(change).learners["target"].trained_task
+    assert identity_of(task) == {"data": "digits", "augmentation": {"crop": 0, "flip": False, "rotation": 0.0}}
 
 
 def test_other_numerics_are_other_runs(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,6 +211,17 @@ def test_more_points_than_one_request_takes_and_null_ones_not(record: Path, runs
     assert sent(record, default_uri(runs)) == recorded(record)
 
 
+def test_a_test_split_that_was_measured_often_is_a_curve(runs: Path) -> None:
+    folder, change = runs / "small" / "run-s0", {"training": {"epochs": 3}, "evaluation": {"test": "always"}}
+    execute(RunSpec(parse(Experiment, merge(Experiment, SMALL, change)), 0, {}, folder), Silent())
+    sync(folder, default_uri(runs))
+    assert sent(folder, default_uri(runs)) == recorded(folder)
+    curve = [point for point in sent(folder, default_uri(runs)) if point[0] == "target/test/top1"]
+    assert [tick for _, tick, _ in curve] == [5, 10, 15]
+    latest = mirror_of(folder, default_uri(runs)).data.metrics["target/test/top1"]
+    assert latest == read_json(folder / "result.json")["learners"]["target"]["test"]["top1"]
+
+
 def line_of(tick: int, value: float | None) -> dict[str, Any]:
     line = {"run": "x", "learner": "target", "tick": tick, "epoch": 1, "split": "train", "metric": "loss"}
     return {**line, "value": value}

@@ -24,7 +24,7 @@ def sketch(name: str, classes: int = 10) -> nn.Module:
 
 def side(name: str) -> int:
     """Pixels of the images a model is meant for; the large ones take small ones too."""
-    return {"narrow": 8, "cifar": 32}.get(name.rpartition("-")[2], 64)
+    return {"narrow": 8, "narrow16": 16, "cifar": 32}.get(name.rpartition("-")[2], 64)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -79,11 +79,13 @@ def test_the_large_models_are_the_published_ones(name: str, parameters: int) -> 
         ("mobilenet_v2-cifar", "irb16", (160, 960)),
         ("mobilenet_v2-cifar", "irb1", (16, 32)),
         ("mobilenet_v2-narrow", "irb16", (56, 336)),
+        ("mobilenet_v2-narrow16", "irb16", (56, 336)),
         ("resnet50", "classifier", (1000, 2048)),
         ("resnet50-cifar", "classifier", (1000, 2048)),
         ("resnet50", "layer4.0.conv2", (512, 512 * 9)),
         ("resnet18", "classifier", (1000, 512)),
         ("resnet18-narrow", "classifier", (1000, 128)),
+        ("resnet18-narrow16", "classifier", (1000, 128)),
     ],
 )
 def test_a_port_has_the_shape_of_the_paper(name: str, port: str, shape: tuple[int, int]) -> None:
@@ -100,7 +102,15 @@ def test_all_mobilenets_have_seventeen_blocks_and_write_to_their_projections(nam
         assert weight.shape[2:] == (1, 1) and weight.shape[0] == block_norm.num_features
 
 
-@pytest.mark.parametrize(("large", "small"), [("resnet18", "resnet18-narrow"), ("resnet18", "resnet18-cifar")])
+@pytest.mark.parametrize(
+    ("large", "small"),
+    [
+        ("resnet18", "resnet18-narrow"),
+        ("resnet18", "resnet18-narrow16"),
+        ("resnet18", "resnet18-cifar"),
+        ("mobilenet_v2", "mobilenet_v2-narrow16"),
+    ],
+)
 def test_variants_keep_the_layer_names(large: str, small: str) -> None:
     assert dict(sketch(large).named_parameters()).keys() == dict(sketch(small).named_parameters()).keys()
 
@@ -111,8 +121,10 @@ def test_variants_keep_the_layer_names(large: str, small: str) -> None:
         ("resnet18-cifar", 32, 4),
         ("resnet50-cifar", 32, 4),
         ("resnet18-narrow", 8, 2),
+        ("resnet18-narrow16", 16, 2),
         ("mobilenet_v2-cifar", 32, 5),
         ("mobilenet_v2-narrow", 8, 2),
+        ("mobilenet_v2-narrow16", 16, 2),
         ("mobilenet_v2", 64, 2),
     ],
 )

@@ -190,7 +190,7 @@ def test_metrics_are_cut_back_to_a_tick_with_a_half_written_line(
         record.log("target", done, done, "train", {"loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(half)
-    record.go_on_from(tick)
+    record.go_on_from(tick, 9)
     assert [line["tick"] for line in lines_of(tmp_path)] == kept
     record.log("target", 8, 8, "train", {"loss": 1.0})
     assert [line["tick"] for line in lines_of(tmp_path)] == [*kept, 8]
@@ -201,7 +201,7 @@ def test_going_on_forgets_how_the_run_ended(tmp_path: Path) -> None:
     record = Record(tmp_path)
     record.finish({"status": "failed"})
     assert record.has_result() and read_result(tmp_path) == {"status": "failed"}
-    record.go_on_from(0)
+    record.go_on_from(0, 9)
     assert not record.has_result() and read_result(tmp_path) is None
     record.close()
 
@@ -437,18 +437,19 @@ def test_broken_checkpoints_are_set_aside_and_do_not_crowd_out_new_ones(tmp_path
     assert names == ["broken-tick-00000300", "broken-tick-00000400", "tick-00000100"]
 
 
+@pytest.mark.parametrize(("test", "ticks"), [("end", [10]), ("always", [5, 10])])
 def test_a_run_stopped_in_its_final_test_has_each_test_row_once(
-    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, test: str, ticks: list[int]
 ) -> None:
-    spec = spec_of(small(), tmp_path)
+    spec = spec_of(small({"training": {"epochs": 2}, "evaluation": {"test": test}}), tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr("mergenet.training.record.Record.finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             execute(spec, Silent())
     execute(spec, Silent())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    rows = [(line["learner"], line["metric"]) for line in lines if line["split"] == "test"]
-    assert len(rows) == len(set(rows)) == 6
+    rows = [(line["tick"], line["learner"], line["metric"]) for line in lines if line["split"] == "test"]
+    assert len(rows) == len(set(rows)) == 6 * len(ticks) and {row[0] for row in rows} == set(ticks)
 
 
 def interrupt(*arguments: Any) -> None:

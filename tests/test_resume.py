@@ -46,6 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "evaluation": {"weights": "best"},
     },
+    "test always": {"evaluation": {"test": "always"}},
     "slow source": {"learners": {"source": {"training": {"every": 2, "batch_size": 100}}}},
 }
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
@@ -42,11 +43,15 @@ class Split:
         return Split(self.images.pin_memory(), self.labels.pin_memory())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """A data set: its splits and classes, and the channel means and deviations (of 255) it is normalised by.
 
-    `names` are those of the classes, where they are known.
+    Its pixels and labels are never changed in place.
+
+    Attributes:
+        names: of the classes, where they are known.
+        origin: digest of the data set that this is a view of, which is then its own.
     """
 
     train: Split
@@ -55,9 +60,16 @@ class Images:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     names: tuple[str, ...] = ()
+    origin: str | None = None
 
     def digest(self) -> str:
         """SHA-256 of pixels and labels in their order: the same data from other files has the same digest."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        if self.origin is not None:
+            return self.origin
         sha = hashlib.sha256()
         for split in (self.train, self.test):
             for part in (split.images, split.labels):

@@ -18,9 +18,11 @@ MODELS: dict[str, Model] = {
     "resnet18-cifar": Model(resnet.resnet18_cifar, resnet.PORTS),
     "resnet50-cifar": Model(resnet.resnet50_cifar, resnet.PORTS),
     "resnet18-narrow": Model(resnet.resnet18_narrow, resnet.PORTS),
+    "resnet18-narrow16": Model(resnet.resnet18_narrow16, resnet.PORTS),
     "mobilenet_v2": Model(Published("mobilenet_v2"), mobilenet.PORTS),
     "mobilenet_v2-cifar": Model(mobilenet.mobilenet_v2_cifar, mobilenet.CIFAR_PORTS),
     "mobilenet_v2-narrow": Model(mobilenet.mobilenet_v2_narrow, mobilenet.PORTS),
+    "mobilenet_v2-narrow16": Model(mobilenet.mobilenet_v2_narrow16, mobilenet.PORTS),
 }
 """Models with named ports or builders of our own."""
 

@@ -45,6 +45,15 @@ def mobilenet_v2_cifar(classes: int) -> nn.Module:
 
 def mobilenet_v2_narrow(classes: int) -> nn.Module:
     """MobileNetV2 at 0.35 of its width, downsampling twice: for images of 8 x 8 to 16 x 16."""
-    model = MobileNetV2(classes, width_mult=0.35, inverted_residual_setting=NARROW_PLAN)
+    model = _narrow(classes)
     model.features[0][0].stride = (1, 1)
     return model
+
+
+def mobilenet_v2_narrow16(classes: int) -> nn.Module:
+    """MobileNetV2 at 0.35 of its width, downsampling thrice: for images of 16 x 16."""
+    return _narrow(classes)
+
+
+def _narrow(classes: int) -> MobileNetV2:
+    return MobileNetV2(classes, width_mult=0.35, inverted_residual_setting=NARROW_PLAN)

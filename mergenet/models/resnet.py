@@ -36,11 +36,12 @@ class NarrowResNet(nn.Module):
     Args:
         classes: number of outputs.
         width: channels of the first stage (torchvision: 64); each later stage doubles them.
+        stride: of the stem.
     """
 
-    def __init__(self, classes: int, width: int) -> None:
+    def __init__(self, classes: int, width: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, kernel_size=3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=stride, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -72,3 +73,8 @@ def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 def resnet18_narrow(classes: int) -> nn.Module:
     """ResNet18 at a quarter of its width, downsampling twice: for images of 8 x 8 to 16 x 16."""
     return NarrowResNet(classes, width=16)
+
+
+def resnet18_narrow16(classes: int) -> nn.Module:
+    """ResNet18 at a quarter of its width, downsampling thrice: for images of 16 x 16."""
+    return NarrowResNet(classes, width=16, stride=2)

@@ -1,13 +1,16 @@
 """Classification of images: cross-entropy, top-1 and top-5."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from mergenet.config import Options
-from mergenet.data.images import Augmentation, Batch
+from mergenet.config import Neutral, Options
+from mergenet.data.images import Augmentation, Batch, Images
+from mergenet.data.views import view
 
 
 class Classification(Options):
@@ -16,12 +19,27 @@ class Classification(Options):
     Attributes:
         data: name of the data set.
         augmentation: random changes of training images.
+        size: pixels of the square to which all images are shrunk.
+        samples: how many training images there are to be, of each class the same share; the test split stays whole.
     """
 
     selects: ClassVar[str] = "top1"  # the metric, higher is better, that chooses the best weights
 
     data: str
     augmentation: Augmentation = Augmentation()
+    size: Annotated[PositiveInt | None, Neutral(None)] = None
+    samples: Annotated[PositiveInt | None, Neutral(None)] = None
+
+    def images(self, data: Mapping[str, Images]) -> Images:
+        """What it sees of its data set, which is one of `data` (name -> loaded set); the same object for the same view.
+
+        Raises:
+            InputError: a size or a number of samples that the data set does not have, by its field.
+        """
+        whole = data[self.data]
+        if self.size is None and self.samples is None:
+            return whole
+        return view(whole, self.size, self.samples)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy of logits (B, classes) of any precision: a scalar in fp32."""

@@ -102,12 +102,17 @@ def _training(experiment: Experiment, figures: Mapping[str, Any], config: Mappin
         if config["weights"] == "best"
         else "The weights are the last."
     )
+    read = (
+        "the test split was measured at every validation too and chose nothing"
+        if experiment.evaluation.test == "always"
+        else "the test split was read once, at the end"
+    )
     begun = options.weights
     first = f"the weights `{Path(begun).name}`" if begun else "random weights"
     protocol = {"task": options.dump()["task"], "training": options.dump()["training"]}
     return (
         f"## Training\n\n{figures['steps']} steps from {first}. {held:.0%} of the training split was held out for "
-        f"validation; the test split was read once, at the end. {kept}\n\n```yaml\n{as_yaml(protocol)}```"
+        f"validation; {read}. {kept}\n\n```yaml\n{as_yaml(protocol)}```"
     )
 
 

@@ -89,9 +89,9 @@ class Graph:
     ) -> None:
         self.done = 0
         self.device = device
-        streams = _make_streams(experiment, plan, data, seed, device)
+        samples = _make_samples(experiment, plan, data, seed, device)
         self.learners = {
-            name: Learner(name, options, *streams[name], plan.learners[name].steps, seed)
+            name: Learner(name, options, *samples[name], plan.learners[name].steps, seed)
             for name, options in experiment.trained().items()
         }
         transfers = experiment.enabled_transfers()
@@ -141,20 +141,20 @@ class Graph:
             edge.load_state_dict(state["transfers"][name])
 
 
-def _make_streams(
+def _make_samples(
     experiment: Experiment, plan: Plan, data: Mapping[str, Images], seed: int, device: torch.device
-) -> dict[str, tuple[Stream, Split]]:
-    """Learner -> its stream and validation split; learners that see the same batches share one stream."""
-    made: dict[Any, tuple[Stream, Split]] = {}
-    streams = {}
+) -> dict[str, tuple[Stream, Split, Split]]:
+    """Learner -> its stream, validation and test split; learners that see the same batches share them."""
+    made: dict[Any, tuple[Stream, Split, Split]] = {}
+    samples = {}
     for name, options in experiment.trained().items():
         task, size = options.trained_task, options.training.batch_size
-        key = (task.data, size, task.augmentation)
+        images, digest = task.images(data), plan.contents.data[task.data]
+        key = (images, size, task.augmentation)
         if key not in made:
-            images, digest = data[task.data], plan.contents.data[task.data]
             train, held = hold_out(images.train, experiment.evaluation.validation, digest)
             part = (ranks.rank(), ranks.world())
             stream = Stream(images, train.near(device), digest, size, task.augmentation, seed, *part, device)
-            made[key] = (stream, held.near(device))
-        streams[name] = made[key]
-    return streams
+            made[key] = (stream, held.near(device), images.test.near(device))
+        samples[name] = made[key]
+    return samples

@@ -48,17 +48,26 @@ class Learner:
     Args:
         stream: its training batches, on the device it trains on.
         validation: held-out samples, maybe none.
+        test: the test split.
         steps: its steps in the whole run.
     """
 
     def __init__(
-        self, name: str, options: LearnerOptions, stream: Stream, validation: Split, steps: int, seed: int
+        self,
+        name: str,
+        options: LearnerOptions,
+        stream: Stream,
+        validation: Split,
+        test: Split,
+        steps: int,
+        seed: int,
     ) -> None:
         self.name = name
         self.options = options
         self.task = options.trained_task
         self.stream = stream
         self.validation = validation
+        self.test = test
         self.steps = steps
         self.seed = seed
         self.model = build_model(options, stream.data.classes, seed).to(stream.device)

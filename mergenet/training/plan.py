@@ -69,12 +69,14 @@ def make_plan(
     Raises:
         InputError: whatever does not fit, by its path in the experiment.
     """
+    images = {name: _images(name, options, data) for name, options in experiment.trained().items()}
     weights = {
-        name: _outline(name, options, data, workers, origins.get(name)) for name, options in experiment.learners.items()
+        name: _outline(name, options, images.get(name), workers, origins.get(name))
+        for name, options in experiment.learners.items()
     }
     ports = {end: _find(path, end, experiment, weights) for path, end in _ends(experiment)}
     _check_writers(experiment, ports)
-    epochs = {name: _steps_per_epoch(name, experiment, data, workers) for name in experiment.trained()}
+    epochs = {name: _steps_per_epoch(name, experiment, len(images[name].train), workers) for name in images}
     ticks = epochs[experiment.clock] * experiment.learners[experiment.clock].training.epochs
     steps = {name: -(-ticks // options.training.every) for name, options in experiment.trained().items()}
     transfers = {
@@ -137,16 +139,24 @@ def _held(experiment: Experiment, learner: str, ports: Mapping[str, Port]) -> in
     return _numel(ports[end].weight for end in ends if split_end(end)[0] == learner)
 
 
+def _images(name: str, options: LearnerOptions, data: Mapping[str, Images]) -> Images:
+    """What a learner that trains sees of the data."""
+    try:
+        return options.trained_task.images(data)
+    except InputError as error:
+        task = next(iter(options.dump()["task"]))
+        raise InputError(f"learners.{name}.task.{task}.{error}") from None
+
+
 def _outline(
-    name: str, options: LearnerOptions, data: Mapping[str, Images], workers: int, origin: Origin | None
+    name: str, options: LearnerOptions, images: Images | None, workers: int, origin: Origin | None
 ) -> dict[str, Tensor]:
     """The parameters of a learner, or what the file of a frozen one holds, by dotted name and without memory."""
     try:
-        if options.frozen and origin is not None:
+        if images is None and origin is not None:
             return dict(find_model(options.model).sketch(origin.classes).named_parameters())
-        if options.frozen:
+        if images is None:  # frozen
             return outline(frozen_weights(options))
-        images = data[options.trained_task.data]
         model = find_model(options.model).sketch(images.classes)
         _check_takes(model, images, options, workers)
     except InputError as error:
@@ -223,11 +233,11 @@ def _plan_transfer(name: str, options: TransferOptions, ports: Mapping[str, Port
     return TransferPlan(source.shape, target.shape, encoded[0], encoded[1], _numel(adapter.parameters()), count)
 
 
-def _steps_per_epoch(name: str, experiment: Experiment, data: Mapping[str, Images], workers: int) -> int:
+def _steps_per_epoch(name: str, experiment: Experiment, total: int, workers: int) -> int:
+    """Whole batches of what is left of `total` training images when the validation split is cut off."""
     options = experiment.learners[name]
     size = options.training.batch_size
     parts = workers * options.training.accumulation
-    total = len(data[options.trained_task.data].train)
     held = held_out_size(total, experiment.evaluation.validation)
     samples = total - held
     if size % parts:

@@ -59,11 +59,11 @@ class Record:
         changed = {name: value for name, value in here.items() if manifest[name] != value}
         _write_json(path, {**manifest, "resumed": [*manifest["resumed"], {"tick": tick, "changed": changed}]})
 
-    def go_on_from(self, tick: int) -> None:
-        """Cuts the metrics back to those of the first `tick` ticks and forgets how the run ended."""
+    def go_on_from(self, tick: int, ticks: int) -> None:
+        """Cuts the metrics back to those of the first `tick` of `ticks` ticks and forgets how the run ended."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _belongs_before(line, tick)]
+            kept = [line for line in path.read_text().splitlines() if _belongs_before(line, tick, ticks)]
             with replacing(path) as aside:
                 aside.write_text("".join(f"{line}\n" for line in kept))
         (self.folder / "result.json").unlink(missing_ok=True)
@@ -101,10 +101,12 @@ class Record:
         self._lock.close()
 
 
-def _belongs_before(line: str, tick: int) -> bool:
-    """Whether a line of metrics is of the first `tick` ticks, and not of the final test."""
+def _belongs_before(line: str, tick: int, ticks: int) -> bool:
+    """Whether a line of metrics is of the first `tick` of `ticks` ticks, and not of the final test."""
     values = parse_line(line)
-    return values is not None and values["tick"] <= tick and values["split"] != "test"
+    if values is None or values["tick"] > tick:
+        return False
+    return values["split"] != "test" or values["tick"] < ticks
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -85,7 +85,7 @@ class _Run:
         graph = Graph(spec.experiment, plan, data, spec.seed, self.device)
         begun = has_begun(spec.folder)
         self._describe(plan, graph, data)
-        self._resume(graph, begun)
+        self._resume(graph, plan, begun)
         if any(options.training.compile for options in spec.experiment.trained().values()):
             self.reporter.say("compiling: the first tick takes a minute or more")
         self.begin = time.monotonic()
@@ -94,7 +94,7 @@ class _Run:
             advance(graph)
             self._after_tick(graph, plan)
         self.reporter.stop()
-        self._finish(graph, plan, data)
+        self._finish(graph, plan)
 
     def _check_same(self, plan: Plan) -> None:
         """Whoever starts it again, a run goes on with what it began with."""
@@ -114,13 +114,15 @@ class _Run:
         per_epoch = plan.learners[experiment.clock].steps_per_epoch
         if done % (per_epoch * experiment.evaluation.every) == 0 or done == plan.ticks:
             self._validate(graph, epoch=done // per_epoch)
+            if experiment.evaluation.test == "always" and done < plan.ticks:
+                self._watch_test(graph, epoch=done // per_epoch)
         if done % experiment.checkpoint.every == 0 or done == plan.ticks:
             self._save(graph)
         self.reporter.tick(done)
 
     def _validate(self, graph: Graph, epoch: int) -> None:
         """Figures of training since the last time, and of the held-out samples."""
-        figures = []
+        figures = {}
         for name, learner in graph.learners.items():
             sums = learner.sums.take()
             if sums:
@@ -130,14 +132,27 @@ class _Run:
                 if self.spec.experiment.evaluation.weights == "best":
                     learner.keep_if_best(metrics, graph.done)
                 self._log(graph, name, epoch, "validation", metrics)
-                selects = learner.task.selects
-                figures.append(f"{name} {metrics[selects]:.2f}")
+                figures[name] = metrics[learner.task.selects]
         for edge in graph.edges.values():
             sums = edge.sums.take()
             means = {f"{edge.name}.{key}": sums[key] / sums["count"] for key in ("written", "moved") if sums}
             self._log(graph, edge.target.name, epoch, "train", means)
+        self._say(epoch, "validation", figures)
+
+    def _watch_test(self, graph: Graph, epoch: int) -> None:
+        """Figures of the test split that nothing hangs on: a learner that is broken there alone goes on."""
+        figures = {}
+        for name, learner in graph.learners.items():
+            if learner.diverged_at is None:
+                metrics = evaluate(learner, learner.test)
+                self._log(graph, name, epoch, "test", metrics)
+                figures[name] = metrics[learner.task.selects]
+        self._say(epoch, "test", figures)
+
+    def _say(self, epoch: int, split: str, figures: Mapping[str, float]) -> None:
         if figures:
-            self.reporter.say(f"epoch {epoch}, validation: {', '.join(figures)}")
+            told = ", ".join(f"{name} {figure:.2f}" for name, figure in figures.items())
+            self.reporter.say(f"epoch {epoch}, {split}: {told}")
 
     def _log(self, graph: Graph, learner: str, epoch: int, split: str, metrics: Mapping[str, float]) -> None:
         if self.record is not None:
@@ -182,7 +197,7 @@ class _Run:
         }
         self.record.describe(spec.experiment, manifest)
 
-    def _resume(self, graph: Graph, begun: bool) -> None:
+    def _resume(self, graph: Graph, plan: Plan, begun: bool) -> None:
         """Takes up the newest whole checkpoint, the same on every rank, of a run that had `begun` before."""
         found = None
         if self.record is not None:
@@ -199,21 +214,20 @@ class _Run:
             self.seconds_before = state["seconds"]
             self.reporter.say(f"going on from tick {graph.done}")
         if self.record is not None:
-            self.record.go_on_from(graph.done)
+            self.record.go_on_from(graph.done, plan.ticks)
             if found is not None:
                 here = surroundings(self.spec.device, self.spec.threads, ranks.world())
                 self.record.note_resume(graph.done, here)
 
-    def _finish(self, graph: Graph, plan: Plan, data: Mapping[str, Images]) -> None:
-        """The only read of the test split, and the result."""
+    def _finish(self, graph: Graph, plan: Plan) -> None:
+        """The test of the weights that are kept, and the result."""
         learners: dict[str, dict[str, Any]] = {}
         for name, learner in graph.learners.items():
             figures: dict[str, Any] = {}
             if learner.best is not None:
                 learner.take_best()
                 figures["best_tick"] = learner.best["tick"]
-            test_split = data[learner.task.data].test.near(self.device)
-            for split, samples in (("validation", learner.validation), ("test", test_split)):
+            for split, samples in (("validation", learner.validation), ("test", learner.test)):
                 metrics = _measured(learner, samples, graph.done)
                 if metrics is not None:
                     figures[split] = metrics

@@ -40,8 +40,10 @@ class Trained:
 
     @property
     def images(self) -> Mapping[str, Any]:
-        """What the record tells of its data: classes, names, shape (channels, height, width), mean, deviation."""
-        return self.manifest["data"][self.options.trained_task.data]
+        """What it takes and gives: classes, names, shape (channels, height, width), mean, deviation of its images."""
+        task = self.options.trained_task
+        whole = self.manifest["data"][task.data]
+        return whole if task.size is None else {**whole, "shape": [whole["shape"][0], task.size, task.size]}
 
 
 def read_trained(run: Path, learner: str | None, allow_code: bool) -> Trained:
