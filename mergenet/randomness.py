@@ -28,7 +28,7 @@ def generator(*parts: Part) -> torch.Generator:
 @contextmanager
 def seeded(*parts: Part) -> Iterator[None]:
     """torch's own random state set to `key(*parts)` inside, restored after."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(key(*parts))
         yield

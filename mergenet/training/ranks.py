@@ -35,7 +35,10 @@ def launched_by_torchrun() -> bool:
 
 
 def own_device(kind: str) -> torch.device:
-    """The device of this process: the CPU, or the GPU of its number on this machine."""
+    """The device of this process: the CPU, or the GPU of its number on this machine.
+
+    A GPU is to give the same bits each time: by default cuDNN takes gradients of convolutions that add up in any order.
+    """
     if kind != "cuda":
         return torch.device(kind)
     number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -43,6 +46,7 @@ def own_device(kind: str) -> torch.device:
         raise InputError(f"this machine has {there} GPUs, and each of at least {number + 1} processes needs one")
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
+    torch.backends.cudnn.deterministic = True
     return device
 
 
