@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
@@ -79,9 +79,15 @@ class Images:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 images (B, C, H, W) as normalised float32."""
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
-        deviation = torch.tensor(self.deviation, device=images.device).view(-1, 1, 1)
+        mean, deviation = (_of_channels(values, images.device) for values in (self.mean, self.deviation))
         return (images.to(torch.float32) / 255.0 - mean) / deviation
+
+
+@cache
+def _of_channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """`values` as (C, 1, 1); made once, because what is copied to a GPU waits for all that it was given to do."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 def held_out_size(total: int, share: float) -> int:
@@ -223,14 +229,15 @@ class Stream:
         epoch, position = divmod(step, self.steps_per_epoch)
         order, draws = self._of_epoch(epoch)
         indices = order[position * self.batch_size :][share]
-        samples = self.split.at(indices.to(self.split.labels.device)).to(self.device)
+        samples = self.split.at(indices).to(self.device)
         images = self.augmentation.apply(samples.images, draws[indices].to(self.device))
         return Split(images, samples.labels)
 
     def _of_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """The order of an epoch (N,) and each sample's draws (N, 4)."""
+        """The order of an epoch (N,) and each sample's draws (N, 4), where the samples lie."""
         if self._epoch is None or self._epoch[0] != epoch:
             order = torch.randperm(len(self.split), generator=randomness.generator("order", *self.key, epoch))
             draws = torch.rand(len(self.split), 4, generator=randomness.generator("augmentation", *self.key, epoch))
-            self._epoch = (epoch, order, draws)
+            near = self.split.labels.device
+            self._epoch = (epoch, order.to(near), draws.to(near))
         return self._epoch[1], self._epoch[2]

@@ -58,7 +58,7 @@ class Classification(Options):
             "loss": loss.double(),
             "top1": hits[:, :1].sum().double(),
             "top5": hits.sum().double(),
-            "count": torch.tensor(len(batch.labels), dtype=torch.float64, device=outputs.device),
+            "count": torch.full_like(loss, len(batch.labels), dtype=torch.float64),
         }
 
     def metrics(self, sums: dict[str, Tensor]) -> dict[str, float]:

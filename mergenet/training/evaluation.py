@@ -24,4 +24,6 @@ def evaluate(learner: Learner, split: Split) -> dict[str, float]:
             with learner.autocast():
                 outputs = learner.model(batch.images)
             sums.add(learner.task.sums(outputs, batch))
-        return learner.task.metrics(sums.settle())
+        metrics = learner.task.metrics(sums.settle())
+    learner.model.train()
+    return metrics

@@ -75,15 +75,23 @@ class Learner:
             self.model.to(memory_format=torch.channels_last)
         self._last_parameter = list(self.model.parameters())[-1]
         self.optimizer = options.training.optimizer.build(self.model.parameters())
-        self.module: nn.Module = TrainingModule(self.model, self.task)
+        self.module: nn.Module = TrainingModule(self.model, self.task).train()
         if options.training.compile:
-            self.module.compile()
+            self.module.compile(mode=self._compile_mode())
         if ranks.world() > 1:
             self.module = self._distribute(self.module)
         self.sums = Sums()
         self.done = 0
         self.diverged_at: int | None = None
         self.best: dict[str, Any] | None = None
+
+    def _compile_mode(self) -> str | None:
+        """On a GPU a pass is one graph to launch and not hundreds of kernels, for which a processor is too slow.
+
+        Graphs use memory again from pass to pass, so a gradient that is added up over several would be lost.
+        """
+        once = self.options.training.accumulation == 1
+        return "reduce-overhead" if self.stream.device.type == "cuda" and once else None
 
     def _distribute(self, module: nn.Module) -> DistributedDataParallel:
         """`module` in DDP, its gradient buckets laid out for good.
@@ -112,7 +120,6 @@ class Learner:
             return
         training = self.options.training
         set_rate(self.optimizer, training.optimizer.lr, training.schedule.multiplier(self.done / self.steps))
-        self.module.train()
         self.optimizer.zero_grad()
         loss, size = self._accumulate_gradient()
         if not self._last_gradient_is_finite():
@@ -121,7 +128,7 @@ class Learner:
         if training.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), training.clip)
         self.optimizer.step()
-        self.sums.add({"loss": loss * size, "count": torch.tensor(float(size), device=loss.device)})
+        self.sums.add({"loss": loss * size, "count": torch.full_like(loss, size)})
         self.done += 1
 
     def _accumulate_gradient(self) -> tuple[Tensor, int]:
