@@ -14,18 +14,21 @@ from mergenet import randomness
 from mergenet.data.images import Images, Split, hold_out
 from mergenet.experiment import Experiment
 from mergenet.models import MODELS, Model
+from mergenet.training import ranks
+from mergenet.training.evaluation import evaluate
 from mergenet.training.graph import Graph
 from mergenet.training.loop import advance
 from mergenet.training.plan import make_plan
+from tests.gpu import NEEDS_GPU
 from tests.smooth import SMOOTH
 
 MakeExperiment = Callable[..., Experiment]
 GOLDEN = Path(__file__).parent / "assets" / "golden_losses.json"
 
 
-def graph_of(experiment: Experiment, digits: Images, seed: int = 0, **others: Images) -> Graph:
+def graph_of(experiment: Experiment, digits: Images, seed: int = 0, device: str = "cpu", **others: Images) -> Graph:
     sets = {"digits": digits, **others}
-    return Graph(experiment, make_plan(experiment, seed, sets, 1), sets, seed, torch.device("cpu"))
+    return Graph(experiment, make_plan(experiment, seed, sets, 1), sets, seed, ranks.own_device(device))
 
 
 def run(graph: Graph, ticks: int) -> Graph:
@@ -38,13 +41,13 @@ def weights(graph: Graph, learner: str) -> torch.Tensor:
     return torch.cat([value.flatten().double() for value in graph.learners[learner].model.state_dict().values()])
 
 
-def plain_loop(model_name: str, data: Images, steps: int, batch_size: int, seed: int = 0) -> nn.Module:
+def plain_loop(model_name: str, data: Images, steps: int, batch_size: int, device: str, seed: int = 0) -> nn.Module:
     """What someone would write in torch alone: SGD with momentum, cosine, the same keys for random numbers."""
     train, _ = hold_out(data.train, 0.1, data.digest())
     per_epoch = len(train) // batch_size
     total = per_epoch * 2
     torch.manual_seed(randomness.key("weights", seed, model_name, 0))
-    model = MODELS[model_name].build(10).to(memory_format=torch.channels_last)
+    model = MODELS[model_name].build(10).to(device, memory_format=torch.channels_last)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -57,9 +60,9 @@ def plain_loop(model_name: str, data: Images, steps: int, batch_size: int, seed:
         picked = order[position * batch_size : (position + 1) * batch_size]
         mean = torch.tensor(data.mean).view(3, 1, 1)
         deviation = torch.tensor(data.deviation).view(3, 1, 1)
-        images = (train.images[picked].float() / 255 - mean) / deviation
+        images = ((train.images[picked].float() / 255 - mean) / deviation).to(device)
         torch.manual_seed(randomness.key("forward", seed, model_name, 0, step, 0, 0))
-        loss = functional.cross_entropy(model(images), train.labels[picked])
+        loss = functional.cross_entropy(model(images), train.labels[picked].to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -67,14 +70,15 @@ def plain_loop(model_name: str, data: Images, steps: int, batch_size: int, seed:
     return model
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @pytest.mark.parametrize("model", ["resnet18-narrow", "mobilenet_v2-narrow"])
 def test_without_transfers_it_equals_a_plain_torch_loop_bit_for_bit(
-    small: MakeExperiment, digits: Images, model: str
+    small: MakeExperiment, digits: Images, model: str, device: str
 ) -> None:
     experiment = small({"learners": {"target": {"model": model}}, "training": {"epochs": 2, "batch_size": 200}})
     experiment = experiment.model_copy(update={"transfers": {}})
-    graph = run(graph_of(experiment, digits), 8)
-    expected = plain_loop(model, digits, steps=8, batch_size=200).state_dict()
+    graph = run(graph_of(experiment, digits, device=device), 8)
+    expected = plain_loop(model, digits, steps=8, batch_size=200, device=device).state_dict()
     for name, value in graph.learners["target"].model.state_dict().items():
         assert torch.equal(value, expected[name]), name
 
@@ -119,6 +123,13 @@ def losses_of(experiment: Experiment, data: Images) -> list[dict[str, float]]:
 def one_tick(graph: Graph) -> dict[str, float]:
     advance(graph)
     return {name: learner.sums.take()["loss"] / 256 for name, learner in graph.learners.items()}
+
+
+def test_a_learner_that_is_measured_trains_on_as_if_it_were_not(small: MakeExperiment, digits: Images) -> None:
+    straight, measured = (graph_of(small(), digits) for _ in range(2))
+    run(measured, 2)
+    evaluate(measured.learners["target"], measured.learners["target"].validation)
+    assert torch.equal(weights(run(straight, 4), "target"), weights(run(measured, 2), "target"))
 
 
 def test_an_arm_alone_equals_the_same_arm_with_a_second_target_beside_it(small: MakeExperiment, digits: Images) -> None:

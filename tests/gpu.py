@@ -1,0 +1,6 @@
+"""What tests on a GPU share."""
+
+import pytest
+import torch
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
