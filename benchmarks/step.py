@@ -1,11 +1,12 @@
 """What a transfer adds to a step of its source and its target: ResNet50 to MobileNetV2, CIFAR-100's sizes.
 
     .venv/bin/python benchmarks/step.py [--rounds 7] [--batch 128] [--source MODEL] [--target MODEL] [--pixels 32]
+                                        [--device cuda]
 
 In each round a step of the source, a step of the target, and a transfer by each encoding are timed in turn, so
 that whatever else the machine does falls on all alike. The ratio at a cycle is (source + target + transfer /
 cycle) / (source + target), round by round; the goal is 1.02 at cycle 4 with svd(8). Peak memory is that of a
-process of its own for each shape, over two ticks with a transfer before the second.
+process of its own for each shape, over two ticks with a transfer before the second; on a GPU what torch held there.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from safetensors.torch import save_file
 from mergenet.config import parse
 from mergenet.data.images import Images, Split
 from mergenet.experiment import Experiment
+from mergenet.training import ranks
 from mergenet.training.graph import Graph
 from mergenet.training.loop import advance
 from mergenet.training.plan import make_plan
@@ -32,6 +34,7 @@ ENCODINGS: dict[str, Any] = {"whole": {"whole": {}}, "svd(8)": {"svd": {"rank": 
 CYCLES = (1, 4, 16)
 SHAPES = ("no transfer", "whole", "svd(8)", "frozen source, svd(8)")
 CLASSES = 100
+WARM = 3  # rounds that are not counted: a GPU's first loads its kernels
 
 
 def noise(options: argparse.Namespace) -> Images:
@@ -47,6 +50,7 @@ def noise(options: argparse.Namespace) -> Images:
 
 def make_graph(options: argparse.Namespace, encoding: str | None, frozen: Path | None = None) -> Graph:
     """A trio, or source and target side by side."""
+    device = ranks.own_device(options.device)
     task = {"classification": {"data": "noise", "augmentation": {"crop": 4, "flip": True, "rotation": 15}}}
     source: dict[str, Any] = {"model": options.source, "task": task}
     if frozen is not None:
@@ -61,17 +65,25 @@ def make_graph(options: argparse.Namespace, encoding: str | None, frozen: Path |
     }
     data = {"noise": noise(options)}
     parsed = parse(Experiment, experiment)
-    return Graph(parsed, make_plan(parsed, 0, data, 1), data, 0, torch.device("cpu"))
+    return Graph(parsed, make_plan(parsed, 0, data, 1), data, 0, device)
 
 
 # --- time --------------------------------------------------------------------------------------------------------
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Wall time of one call."""
+    """Wall time of one call, and of what it gave a GPU to do."""
+    wait_for_gpu()
     begin = time.perf_counter()
     call()
+    wait_for_gpu()
     return time.perf_counter() - begin
+
+
+def wait_for_gpu() -> None:
+    """Returns when a GPU in use has done all that it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def transfer(graph: Graph, step: int) -> None:
@@ -92,7 +104,7 @@ def one_round(graphs: dict[str, Graph], step: int) -> dict[str, float]:
 def measure_time(options: argparse.Namespace) -> None:
     """Prints seconds of each part and the ratios."""
     graphs = {name: make_graph(options, name) for name in ENCODINGS}
-    rounds = [one_round(graphs, step) for step in range(options.rounds + 1)][1:]
+    rounds = [one_round(graphs, step) for step in range(options.rounds + WARM)][WARM:]
     print("seconds, median of", len(rounds), "(from the least to the most)")
     for part in rounds[0]:
         print(f"  {part:<8}{spread([times[part] for times in rounds], '{:.4f}')}")
@@ -119,7 +131,8 @@ def peak(options: argparse.Namespace, shape: str) -> None:
     graph = make_graph(options, encoding, Path(options.frozen) if shape.startswith("frozen") else None)
     advance(graph)
     advance(graph)
-    print((most_resident() - before) // 1024)
+    on_gpu = torch.cuda.max_memory_allocated() // 1024 if torch.cuda.is_initialized() else 0
+    print((on_gpu or most_resident() - before) // 1024)
 
 
 def most_resident() -> int:
@@ -160,6 +173,7 @@ def main() -> None:
     parser.add_argument("--target", default="mobilenet_v2-cifar")
     parser.add_argument("--pixels", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     parser.add_argument("--frozen", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -167,10 +181,8 @@ def main() -> None:
     if options.peak is not None:
         peak(options, options.peak)
         return
-    print(
-        f"{options.source} -> {options.target}, batch {options.batch}, "
-        f"{options.threads} thread{'s'[: options.threads - 1]}, torch {torch.__version__}"
-    )
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} thread(s)"
+    print(f"{options.source} -> {options.target}, batch {options.batch}, {where}, torch {torch.__version__}")
     if options.rounds:
         measure_time(options)
     measure_memory(options)
