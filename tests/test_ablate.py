@@ -91,7 +91,7 @@ def test_a_killed_table_goes_on_where_it_was(table: str, call: Call, tmp_path: P
 
     code, _, err = call(*arguments)
     assert code == 2 and "stopped before the end: go on with --resume" in err
-    code, out, err = call(*arguments, "--resume")
+    code, _out, err = call(*arguments, "--resume")
     assert code == 0, err
     assert [entry["tick"] >= 10 for entry in read_json(run / "manifest.json")["resumed"]] == [True]
     result = read_result(run)
