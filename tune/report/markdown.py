@@ -23,7 +23,7 @@ def markdown(results: Results, runs: bool = False) -> str:
 
 
 def _table(sheet: Sheet) -> Iterator[str]:
-    yield from (f"# {_escape(sheet.title)}", "", _paragraph(sheet.about), "")
+    yield from (f"# {_escape(sheet.title)}", "", _paragraph(sheet.about), "", _paragraph(sheet.protocol), "")
     if sheet.warning:
         yield from (_paragraph(f"**{sheet.warning}**"), "")
     for panel in sheet.panels:

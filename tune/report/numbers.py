@@ -55,4 +55,4 @@ def probability(p: float) -> str:
 def millions(number: int) -> str:
     """Three significant digits, in millions."""
     value = number / 1e6
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
