@@ -97,7 +97,7 @@ def draw_over_epochs(results: Results) -> Figure:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     lines = {str(line.get_label()): line for axis in panels.values() for line in axis.get_lines()}
-    figure.legend(list(lines.values()), list(lines), loc="outside lower left", ncols=3)
+    figure.legend(list(lines.values()), list(lines), loc="upper left", bbox_to_anchor=(0.0, 0.0), ncols=3)
     return figure
 
 

@@ -22,6 +22,7 @@ LINES = ("-", "--", ":")
 STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.0,
+    "figure.dpi": 160,
     "text.parse_math": False,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10.0, "axes.titlelocation": "left"},
@@ -81,14 +82,14 @@ def _file(plot: Plot, form: str, heading: str) -> bytes:
         if heading:
             _say(figure, heading, plot.caption)
         figure.savefig(
-            buffer, format=form, dpi=160, bbox_inches="tight", transparent=not heading, metadata=WITHOUT_TRACE[form]
+            buffer, format=form, bbox_inches="tight", transparent=not heading, metadata=WITHOUT_TRACE[form]
         )
     return buffer.getvalue()
 
 
 def _say(figure: Figure, heading: str, caption: str) -> None:
-    """Sets words above and below a figure, whose layout they leave as it is."""
+    """Sets words above and below all that is drawn."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    figure.text(0.01, 1.02, heading, fontsize=11, fontweight="bold")
-    figure.text(0.01, -0.02, caption, va="top", fontsize=8, color=SOFT, wrap=True)
+    drawn, height = figure.get_tightbbox(), figure.get_figheight()
+    figure.text(0.01, (drawn.y1 + 0.1) / height, heading, fontsize=11, fontweight="bold")
+    figure.text(0.01, (drawn.y0 - 0.1) / height, caption, va="top", fontsize=8, color=SOFT, wrap=True)
