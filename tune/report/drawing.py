@@ -81,9 +81,7 @@ def _file(plot: Plot, form: str, heading: str) -> bytes:
         figure = plot.draw()
         if heading:
             _say(figure, heading, plot.caption)
-        figure.savefig(
-            buffer, format=form, bbox_inches="tight", transparent=not heading, metadata=WITHOUT_TRACE[form]
-        )
+        figure.savefig(buffer, format=form, bbox_inches="tight", transparent=not heading, metadata=WITHOUT_TRACE[form])
     return buffer.getvalue()
 
 
