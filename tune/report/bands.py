@@ -62,9 +62,9 @@ def _across(axis: Axes, results: Results, column: str, places: list[float]) -> N
         _draw(axis, band, SOFT, marker="", label=results.table.arms[baseline].label)
 
 
-def _draw(axis: Axes, band: Band, colour: str, marker: str, label: str, line: str = "-") -> None:
+def _draw(axis: Axes, band: Band, colour: str, marker: str, label: str, line: str = "-", shade: float = 0.15) -> None:
     x, mean, low, high = band
-    axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.fill_between(x, low, high, color=colour, alpha=shade, linewidth=0)
     axis.plot(x, mean, color=colour, marker=marker, markersize=4, linewidth=1.5, linestyle=line, label=label)
 
 
@@ -89,11 +89,12 @@ def over_epochs(entry: Entry) -> Band | None:
 def draw_over_epochs(results: Results) -> Figure:
     """Each arm a line, each column a panel."""
     figure, panels = panels_of(results, 4.8, 3.0)
+    shade = min(0.15, 0.7 / len(results.table.arms))
     for column, axis in panels.items():
         for arm, (colour, line) in zip(results.table.arms, _looks(results), strict=False):
             entry = results.entries.get((arm, column))
             if entry and (band := over_epochs(entry)):
-                _draw(axis, band, colour, marker="", label=results.table.arms[arm].label, line=line)
+                _draw(axis, band, colour, marker="", label=results.table.arms[arm].label, line=line, shade=shade)
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     lines = {str(line.get_label()): line for axis in panels.values() for line in axis.get_lines()}

@@ -25,6 +25,8 @@ def compared(results: Results, column: str) -> dict[str, Comparison]:
 def caption(results: Results) -> str:
     """What the marks are, and how far to believe them."""
     said = "Mean difference with its 95 % interval, beneath it each seed; right of zero is better."
+    if any(entry.comparison and not entry.primary for entry in results.entries.values()):
+        said += " Grey: exploratory."
     if any(_paper_difference(results, arm, column) is not None for arm, column in results.entries):
         mark = "" if results.scale == "paper" else ", at its own scale"
         said += f" Diamonds: the paper's difference, of one figure each{mark}."

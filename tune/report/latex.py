@@ -57,7 +57,7 @@ def _table(sheet: Sheet, results: Results) -> Iterator[str]:
     yield from (r"\begin{table}", r"  \centering", rf"  \caption{{{_caption(sheet)}}}")
     yield from (
         rf"  \label{{tab:{results.table.name}-{results.scale}}}",
-        r"  \par\smallskip\footnotesize\setlength{\tabcolsep}{4pt}",
+        r"  \par\smallskip\footnotesize\setlength{\tabcolsep}{3pt}",
     )
     yield from (rf"  \begin{{tabular}}{{@{{}}l{'r' * len(names)}@{{}}}}", r"    \toprule")
     yield f"    arm & {' & '.join(map(escape, names))} \\\\"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tune.report import remarks
-from tune.report.numbers import UNKNOWN, interval, mean_and_spread, millions, probability
+from tune.report.numbers import UNKNOWN, decimals, interval, mean_and_spread, millions, moments, probability
 from tune.report.runs import ArmRuns, runs_of
 from tune.results import Entry, Results
 from tune.table import HELD
@@ -106,8 +106,9 @@ def _row(results: Results, arm: str, column: str, numbers: Mapping[str, int]) ->
     if column.endswith(f".{HELD}"):
         cells = {OURS: millions(results.held[arm]) if arm in results.held else UNKNOWN}
     else:
-        cells = {OURS: _figure(entry), COUNT: _count(results, entry, column)}
-        cells |= {DIFFERENCE: _difference(results, arm, entry), P: _p(entry)}
+        digits = _digits(results, column)
+        cells = {OURS: _figure(entry, digits), COUNT: _count(results, entry, column)}
+        cells |= {DIFFERENCE: _difference(results, arm, entry, digits), P: _p(entry)}
     if entry.paper is not None:
         cells[PAPER + remarks.paper_mark(results)] = _paper(entry.paper, column) + remarks.paper_mark(results)
     shown = {head: text for head, text in cells.items() if text}
@@ -123,9 +124,14 @@ def _notes(results: Results, entry: Entry) -> list[str]:
     return [f"compared with {results.table.arms[entry.comparison.baseline].label}", *entry.notes]
 
 
-def _figure(entry: Entry) -> str:
+def _digits(results: Results, column: str) -> int:
+    found = [moments(entry.values()) for key, entry in results.entries.items() if key[1] == column and entry.values()]
+    return decimals(spread for _, spread in found if spread is not None)
+
+
+def _figure(entry: Entry, digits: int) -> str:
     if values := entry.values():
-        return mean_and_spread(values)
+        return mean_and_spread(values, digits)
     return "diverged" if entry.figures else "no run yet"
 
 
@@ -135,13 +141,13 @@ def _count(results: Results, entry: Entry, column: str) -> str:
     return str(len(entry.values())) if counts - {0, len(results.seeds)} and entry.values() else ""
 
 
-def _difference(results: Results, arm: str, entry: Entry) -> str:
+def _difference(results: Results, arm: str, entry: Entry, digits: int) -> str:
     if entry.same_as is not None:
         return f"as {results.table.arms[entry.same_as].label}"
     if entry.comparison is None:
         return "baseline" if arm == results.table.baseline else ""
     compared = entry.comparison
-    return interval(compared.mean, compared.interval, compared.deviation)
+    return interval(compared.mean, compared.interval, digits)
 
 
 def _p(entry: Entry) -> str:
