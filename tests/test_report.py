@@ -175,6 +175,7 @@ def test_an_arm_that_shares_its_runs_is_not_compared_but_says_with_whom() -> Non
     shared = changed(
         synthetic.results(), "one-way", ERROR, comparison=synthetic.results().entries["mlp", ERROR].comparison
     )
+    assert list(intervals.compared(shared, ERROR)) == ["mlp"]
     for results in (synthetic.results(), shared):
         assert row_of(results, "ResNet50", "one way") == ["one way", "31.77 ± 0.48", "as no transfer", "", ""]
 
