@@ -39,27 +39,30 @@ def _screening(results: Results) -> str:
     pairs = [len(entry.comparison.differences) for entry in _compared(results) if entry.comparison]
     if not pairs or not results.family:
         return "Screening: there is nothing to compare yet, and no claim follows from these figures."
-    smallest = min(1.0, results.family * 2 / 2 ** min(pairs))
+    least = min(pairs)
+    smallest = results.family * 2 / 2**least
+    text = "Screening: no claim follows from these figures."
+    if smallest < 0.05:
+        return text
+    comparisons = "comparison" if results.family == 1 else "comparisons"
     return (
-        f"Screening: no claim follows from these figures. With {min(pairs)} {_pairs(min(pairs))} and {results.family} "
-        f"{'comparison' if results.family == 1 else 'comparisons'} no adjusted p can be below {smallest:.3g}, whatever "
-        "the differences are."
+        f"{text} The smallest p that {least} {_pairs(least)} can have, 2/{2**least}, times {results.family} "
+        f"{comparisons} is {smallest:.2g}, not below 0.05."
     )
 
 
 def remarks(results: Results) -> Iterator[str]:
     """What is to be known of the whole table, then how to read it, sentence by sentence."""
     yield from results.notes
-    yield PROTOCOLS[results.protocol]
     if any(entry.values() for entry in results.entries.values()):
-        yield "ours: mean ± standard deviation (n \N{MINUS SIGN} 1) over the seeds, n of them where it says so."
+        yield "ours: mean ± standard deviation (n \N{MINUS SIGN} 1) over the seeds that finished without diverging."
     if _compared(results):
         yield _differences(results)
         yield _probabilities(results)
     if any(entry.standing == "best" for entry in results.entries.values()):
         yield _standing(results)
     if any(entry.same_as for entry in results.entries.values()):
-        yield "as ...: nothing of what the arm changes reaches this learner, so it is the very same run."
+        yield "as another arm: nothing of what is changed reaches this learner, so its runs are the very same."
     if any(column.endswith(f".{HELD}") for column in results.table.columns):
         yield "Parameters, in millions: the numbers held in training, of learners and adapters."
     if any(entry.paper is not None for entry in results.entries.values()):
