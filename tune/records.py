@@ -92,7 +92,10 @@ class Mirror:
     # --- what does not change ---
 
     def _find_run(self, artifacts: str | None) -> "Run":
-        number, tags = find_experiment(self._client, self._experiment["name"], artifacts), tags_of(self._manifest, self.folder)
+        number, tags = (
+            find_experiment(self._client, self._experiment["name"], artifacts),
+            tags_of(self._manifest, self.folder),
+        )
         begun = milliseconds(self.folder / "experiment.json")
         return find_run(self._client, number, "mergenet.run", tags, begun, self.folder.name)
 

@@ -119,9 +119,7 @@ def find_experiment(client: "MlflowClient", name: str, artifacts: str | None) ->
         return str(found.experiment_id)
 
 
-def find_run(
-    client: "MlflowClient", experiment: str, by: str, tags: Mapping[str, str], begun: int, name: str
-) -> "Run":
+def find_run(client: "MlflowClient", experiment: str, by: str, tags: Mapping[str, str], begun: int, name: str) -> "Run":
     """The MLflow run whose tag `by` is as in `tags`, which is made where there is none.
 
     Args:

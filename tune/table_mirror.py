@@ -41,7 +41,9 @@ class TableMirror:
                 self._send_cells(job)
         except Away as error:
             if not self._said:
-                self._say(f"MLflow at {without_password(self._uri)} is away ({error}); `mergenet sync` sends records later")
+                self._say(
+                    f"MLflow at {without_password(self._uri)} is away ({error}); `mergenet sync` sends records later"
+                )
             self._said = True
 
     def _send_cells(self, job: Job) -> None:
@@ -51,7 +53,14 @@ class TableMirror:
             parent = self._parent(client, experiment, arm, job)
             tags = {**self._tags(arm), "mergenet.cell": f"{arm} s{seed}", "mergenet.record": job.spec.folder.name}
             tags |= {MLFLOW_PARENT_RUN_ID: parent, "mergenet.seed": str(seed)}
-            child = find_run(client, experiment, "mergenet.cell", tags, milliseconds(job.spec.folder / "manifest.json"), f"{arm} s{seed}")
+            child = find_run(
+                client,
+                experiment,
+                "mergenet.cell",
+                tags,
+                milliseconds(job.spec.folder / "manifest.json"),
+                f"{arm} s{seed}",
+            )
             ended = milliseconds(job.spec.folder / "result.json")
             points = [Metric(name, value, ended, 0) for name, value in self._figures(arm, seed, job).items()]
             client.log_batch(child.info.run_id, metrics=points, synchronous=True)
