@@ -478,3 +478,17 @@ def test_a_curve_is_the_mean_of_the_seeds_within_their_range_without_those_that_
     assert band == ([1.0, 2.0, 3.0], [41.0, 52.5, 60.5], [40.0, 50.0, 60.0], [42.0, 55.0, 61.0])
     assert bands.over_epochs(Entry(dict(enumerate(figures)), same_as="plain")) is None
     assert bands.over_epochs(Entry({})) is None
+
+
+def test_seeds_that_would_find_a_wanted_effect_are_said_where_it_is_named() -> None:
+    plain = synthetic.results()
+    assert "would find" not in markdown(plain)
+    text = " ".join(markdown(replace(plain, effect=1.0)).split())
+    deviations = [
+        entry.comparison.deviation
+        for (_, column), entry in plain.entries.items()
+        if column == "target.top1" and entry.comparison and math.isfinite(entry.comparison.deviation)
+    ]
+    wanted = pairs_needed(statistics.median(deviations), 1.0, plain.family)
+    assert f"MobileNetV2 top-1: {wanted} seeds would find a true difference of 1 with a chance of 80 %" in text
+    assert f"; {plain.family} to test)" in text

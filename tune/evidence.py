@@ -105,7 +105,7 @@ def _committed_in(path: Path) -> Iterator[Evidence]:
             raise InputError(f"{path}: broken: run {name} lacks its experiment, manifest or result") from None
 
 
-def write_evidence(used: Iterable[Evidence], folder: Path) -> None:
+def write_evidence(used: Iterable[Evidence], folder: Path) -> list[Path]:
     """Keeps what finished runs prove in two files of `folder`, beside what is kept there; no path is.
 
     The files stand for the records: a cell they hold is not trained again.
@@ -121,3 +121,4 @@ def write_evidence(used: Iterable[Evidence], folder: Path) -> None:
         parquet.write_table(pyarrow.Table.from_pylist(rows, COLUMNS), aside, compression="zstd")
     with replacing(folder / RUNS) as aside:
         aside.write_text(json.dumps(runs, indent=1, allow_nan=False) + "\n")
+    return [folder / METRICS, folder / RUNS]

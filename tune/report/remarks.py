@@ -1,8 +1,11 @@
 """The sentences around a table: what it is, how to read it, and how far to believe it."""
 
+import math
 from collections.abc import Iterator
+from statistics import median
 
 from tune.results import Entry, Results
+from tune.statistics import MOST_PAIRS, pairs_needed
 from tune.table import HELD
 
 OTHER_SCALE = "\N{DAGGER}"
@@ -65,6 +68,8 @@ def remarks(results: Results) -> Iterator[str]:
         yield "as another arm: nothing of what is changed reaches this learner, so its runs are the very same."
     if any(column.endswith(f".{HELD}") for column in results.table.columns):
         yield "Parameters, in millions: the numbers held in training, of learners and adapters."
+    if results.effect is not None:
+        yield from _needed(results, results.effect)
     if any(entry.paper is not None for entry in results.entries.values()):
         yield _paper(results)
 
@@ -92,6 +97,21 @@ def _probabilities(results: Results) -> str:
     text += "comparison" if results.family == 1 else "comparisons"
     exploratory = any(entry.comparison and not entry.primary for entry in results.entries.values())
     return text + ("; the exploratory ones were not named before the runs." if exploratory else ".")
+
+
+def _needed(results: Results, effect: float) -> Iterator[str]:
+    """Seeds that would find a true difference of `effect`, by the median spread of a column's differences."""
+    for column, options in results.table.columns.items():
+        entries = [results.entries.get((arm, column)) for arm in results.table.arms]
+        spreads = [entry.comparison.deviation for entry in entries if entry and entry.comparison]
+        known = [spread for spread in spreads if math.isfinite(spread)]
+        if known:
+            pairs = pairs_needed(median(known), effect, max(results.family, 1))
+            many = f"more than {MOST_PAIRS}" if pairs is None else str(pairs)
+            yield (
+                f"{options.title}: {many} seeds would find a true difference of {effect:g} with a chance of 80 % "
+                f"(spread of differences {median(known):.2g}, the median of its arms; {max(results.family, 1)} to test)."
+            )
 
 
 def _standing(results: Results) -> str:
