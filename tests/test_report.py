@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -20,6 +21,7 @@ from tune.report.drawing import png, svg
 from tune.report.page import html
 from tune.report.plots import plots_of
 from tune.results import Entry, Results
+from tune.statistics import pairs_needed
 
 GOLDEN = Path(__file__).parent / "assets" / "report"
 
@@ -491,4 +493,4 @@ def test_seeds_that_would_find_a_wanted_effect_are_said_where_it_is_named() -> N
     ]
     wanted = pairs_needed(statistics.median(deviations), 1.0, plain.family)
     assert f"MobileNetV2 top-1: {wanted} seeds would find a true difference of 1 with a chance of 80 %" in text
-    assert f"; {plain.family} to test)" in text
+    assert f", {plain.family} to test)" in text

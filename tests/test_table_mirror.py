@@ -1,4 +1,4 @@
-"""A table in MLflow: a parent run for each arm, a child for each seed, nothing twice, and nothing lost when it is away."""
+"""A table in MLflow: a parent run for each arm, a child for each seed, nothing twice; one that is away stops nothing."""
 
 from pathlib import Path
 

@@ -120,5 +120,6 @@ def write_evidence(used: Iterable[Evidence], folder: Path) -> list[Path]:
     with replacing(folder / METRICS) as aside:
         parquet.write_table(pyarrow.Table.from_pylist(rows, COLUMNS), aside, compression="zstd")
     with replacing(folder / RUNS) as aside:
-        aside.write_text(json.dumps(runs, indent=1, allow_nan=False) + "\n")
+        lines = (f"{json.dumps(name)}: {json.dumps(run, allow_nan=False)}" for name, run in runs.items())
+        aside.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     return [folder / METRICS, folder / RUNS]

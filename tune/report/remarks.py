@@ -110,7 +110,7 @@ def _needed(results: Results, effect: float) -> Iterator[str]:
             many = f"more than {MOST_PAIRS}" if pairs is None else str(pairs)
             yield (
                 f"{options.title}: {many} seeds would find a true difference of {effect:g} with a chance of 80 % "
-                f"(spread of differences {median(known):.2g}, the median of its arms; {max(results.family, 1)} to test)."
+                f"(median spread of its arms' differences {median(known):.2g}, {max(results.family, 1)} to test)."
             )
 
 
