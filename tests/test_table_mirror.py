@@ -1,4 +1,4 @@
-"""A table in MLflow: a parent run for each arm, a child for each seed, nothing twice; one that is away stops nothing."""
+"""A table in MLflow: a parent run for each arm, a child for each seed, nothing twice."""
 
 from pathlib import Path
 
