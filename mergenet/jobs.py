@@ -171,7 +171,7 @@ def _made_otherwise(job: Job) -> str | None:
 @contextmanager
 def _mirrored(job: Job, mlflow: str, reporter: Reporter) -> Iterator[None]:
     """The record followed by MLflow while it grows, and the trained clock learner sent when it has ended."""
-    uri = _tracking_uri(mlflow, job.spec.folder.parents[1]) if ranks.rank() == 0 else None
+    uri = tracking_uri(mlflow, job.spec.folder.parents[1]) if ranks.rank() == 0 else None
     if uri is None:
         yield
         return
@@ -184,7 +184,7 @@ def _mirrored(job: Job, mlflow: str, reporter: Reporter) -> Iterator[None]:
         yield
 
 
-def _tracking_uri(mlflow: str, runs: Path) -> str | None:
+def tracking_uri(mlflow: str, runs: Path) -> str | None:
     """Where the record is mirrored to; None for nowhere.
 
     Raises:

@@ -1,6 +1,5 @@
 """`mergenet ablate` and `mergenet report` on real Ray: only what is missing trains, whatever died before."""
 
-import json
 import os
 import signal
 import subprocess
@@ -57,7 +56,7 @@ def test_a_table_is_trained_once_and_reported(table: str, call: Call, tmp_path: 
     more = {**TINY, "arms": {**TINY["arms"], "rare": {"label": "rare", "change": {"transfers.main.cycle": 2}}}}
     (tmp_path / "tiny.yaml").write_text(as_yaml(more))
     code, out, err = call("ablate", table, "--scale", "tiny", "--seed", "1", "--dry-run")
-    assert code == 0 and "4 of 5 cells are there; 1 run would train" in " ".join(out.split())
+    assert code == 0 and "6 of 7 cells are there; 1 run would train" in " ".join(out.split())
     assert not (tmp_path / "runs").exists()
 
 
@@ -66,11 +65,8 @@ def _is_frozen(manifest: Path) -> bool:
 
 
 def test_a_killed_table_goes_on_where_it_was(table: str, call: Call, tmp_path: Path) -> None:
-    slow = ["training.epochs", 40]
-    values = {
-        **TINY,
-        "scales": {"tiny": {"change": {**TINY["scales"]["tiny"]["change"], slow[0]: slow[1], "checkpoint.every": 20}}},
-    }
+    slower = {**TINY["scales"]["tiny"]["change"], "training.epochs": 12, "checkpoint.every": 10}
+    values = {**TINY, "scales": {"tiny": {"change": slower}}}
     (tmp_path / "tiny.yaml").write_text(as_yaml(values))
     arguments = ["ablate", table, "--scale", "tiny", "--seed", "0", "--arm", "vanilla", "--arm", "one-way"]
     driver = subprocess.Popen(
@@ -95,9 +91,9 @@ def test_a_killed_table_goes_on_where_it_was(table: str, call: Call, tmp_path: P
 
     code, _, err = call(*arguments)
     assert code == 2 and "stopped before the end: go on with --resume" in err
-    code, out, err = call(*arguments, "--resume")
+    code, _out, err = call(*arguments, "--resume")
     assert code == 0, err
-    assert [entry["tick"] >= 20 for entry in read_json(run / "manifest.json")["resumed"]] == [True]
+    assert [entry["tick"] >= 10 for entry in read_json(run / "manifest.json")["resumed"]] == [True]
     result = read_result(run)
     assert result is not None and result["status"] == "finished"
 
@@ -133,11 +129,11 @@ def test_a_run_that_fails_stops_no_other_and_is_told(table: str, call: Call, tmp
         (["ablate", "tabel8"], "no table 'tabel8'; nearest is 'table8'"),
         (["ablate", "table8", "--scale", "digit"], "--scale digit: table8 has no such scale; nearest is 'digits'"),
         (["ablate", "table8", "--arm", "mpl"], "--arm mpl: table8 has no such arm; nearest is 'mlp'"),
-        (["ablate", "table8", "--seeds", "2", "--seed", "1"], "--seed names seeds and --seeds counts them; leave one out"),
+        (["ablate", "table8", "--seeds", "2", "--seed", "1"], "--seed names seeds and --seeds counts them"),
         (["ablate", "table8", "--scale", "paper"], "data cifar100: needs its folder"),
         (["report", "table8", "--scale", "smoke", "--data", "digts=x"], "--data digts: "),
-        (["ablate", "table8", "--scale", "smoke", "--concurrent", "1000"], "--concurrent 1000: this machine has room for"),
-        (["ablate", "table8", "--scale", "smoke", "--threads", "1000"], "--threads 1000: this machine has"),
+        (["ablate", "table8", "--scale", "smoke", "--concurrent", "999"], "--concurrent 999: this machine has room"),
+        (["ablate", "table8", "--scale", "smoke", "--threads", "999"], "--threads 999: this machine has"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_before_anything_is_written(

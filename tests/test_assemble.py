@@ -134,19 +134,28 @@ def test_only_what_the_table_is_made_for_is_adjusted() -> None:
     assert not exploratory.primary and exploratory.comparison is not None and exploratory.comparison.adjusted is None
 
 
-def test_the_best_mean_is_best_and_the_others_are_told_apart_by_pairs(table: TablePlan) -> None:
-    made = results(table, all_made(table))
-    standing = {arm: made.entries[arm, "target.top1"].standing for arm in TOP1}
-    assert standing == {"one-way": "best", "frozen": "tied", "vanilla": "tied"}  # 2 +- 1 over 3 pairs: 2 +- 2.5
-    clear = all_made(table)
-    for seed in (0, 1, 2):
-        cell = ("vanilla", "target", seed)
-        clear[table.cells()[cell]] = made_with(table, cell, TOP1["one-way"][seed] - 2.0 - 0.1 * seed)
-    assert results(table, clear).entries["vanilla", "target.top1"].standing == "other"
+def test_the_best_mean_is_best_and_the_others_are_told_apart_by_pairs() -> None:
+    six = plan(seeds=tuple(range(6)))
+    top1 = {
+        "vanilla": [50.0] * 6,
+        "one-way": [52.0, 52.1, 52.2, 52.3, 52.4, 52.5],
+        "frozen": [51.0, 53, 51, 53, 51, 53],
+    }
+    evidence = {
+        key: made(six, cell, top1[cell[0]][cell[2]] if cell[1] == "target" else 70.0)
+        for cell, key in six.cells().items()
+    }
+    assembled = results(six, evidence)
+    standing = {arm: assembled.entries[arm, "target.top1"].standing for arm in top1}
+    # one-way is above vanilla in all six pairs, p = 2 / 64; frozen in three of six
+    assert standing == {"one-way": "best", "frozen": "tied", "vanilla": "other"}
+    assert assembled.entries["vanilla", "source.loss"].standing == "best"
+    assert assembled.entries["one-way", "source.loss"].standing == "best"  # the same cells
 
 
-def made_with(table: TablePlan, cell: Cell, top1: float) -> Evidence:
-    return made(table, cell, top1)
+def test_with_too_few_pairs_nothing_is_told_apart(table: TablePlan) -> None:
+    assembled = results(table, all_made(table))
+    assert {assembled.entries[arm, "target.top1"].standing for arm in TOP1} == {"best", "tied"}
 
 
 def test_unequal_pairs_stop_a_report_and_are_named(table: TablePlan) -> None:
@@ -180,6 +189,17 @@ def test_missing_cells_are_said_and_pairs_are_those_there_are(table: TablePlan) 
     assert entry.comparison is not None and entry.comparison.differences == {0: 2.0, 2: 3.0}
     assert any("1 of 15 cells" in note for note in made.notes)
     assert entry.standing == "other"  # best of what, with a seed less than the others?
+    assert made.family == 2  # as many as are planned, though fewer are there
+
+
+def test_a_family_is_what_is_planned_and_screening_goes_by_the_fewest_pairs() -> None:
+    eight = plan(seeds=tuple(range(8)))
+    evidence = {key: made(eight, cell, 50.0 + cell[2]) for cell, key in eight.cells().items()}
+    assert not results(eight, evidence).screening  # eight pairs carry two comparisons
+    for seed in (1, 2, 3):
+        del evidence[eight.cells()["frozen", "target", seed]]
+    assert results(eight, evidence).screening  # five do not, for any
+    assert results(eight, {}).family == 2 and results(eight, {}).screening
 
 
 def test_an_empty_table_is_a_table(table: TablePlan) -> None:

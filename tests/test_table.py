@@ -8,7 +8,18 @@ import pytest
 from mergenet.config import InputError, as_yaml, merge, read_file
 from mergenet.experiment import load_experiment
 from tests.tables import TINY, tiny
-from tune.table import HELD, PAPER, SCALES, Table, experiment_of, load_table, paper_figures, seeds_of, tables
+from tune.table import (
+    HELD,
+    PAPER,
+    SCALES,
+    Table,
+    experiment_of,
+    load_table,
+    paper_figures,
+    seeds_of,
+    tables,
+    with_models,
+)
 
 
 @pytest.mark.parametrize("name", tables())
@@ -82,6 +93,14 @@ def test_a_scale_changes_models_in_arms_too() -> None:
     arm = experiment_of(load_table("table6"), "digits", "vanilla-source")
     assert arm.learners["target"].model == "resnet18-narrow"
     assert arm.learners["target"].trained_task.data == "digits"
+
+
+def test_labels_and_titles_name_the_models_that_are_trained() -> None:
+    at_digits, at_paper = (with_models(load_table("table6"), scale) for scale in ("digits", "paper"))
+    assert at_digits.arms["vanilla-source"].label == "resnet18-narrow alone"
+    assert at_paper.arms["vanilla-source"].label == "resnet50-cifar alone"
+    titles = with_models(load_table("table8"), "digits").columns
+    assert titles["target.top1"].title == "mobilenet_v2-narrow top-1"
 
 
 def test_a_scale_of_its_own_lies_over_the_shared_one() -> None:

@@ -163,12 +163,20 @@ class Teller(Protocol):
     def ended(self, job: Job, failure: str | None) -> None:
         """A run has ended; `failure` says in a line why it did not finish."""
 
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
     def stop(self) -> None:
         """No more of it, for whatever reason."""
 
 
-def train_missing(ablation: Ablation, most: int, teller: Teller) -> int:
+def train_missing(
+    ablation: Ablation, most: int, teller: Teller, finished: Callable[[Job], None] = lambda job: None
+) -> int:
     """Trains what is missing, at most so many runs at once; a run that fails does not stop the others.
+
+    Args:
+        finished: called with each run that has.
 
     Returns:
         How many failed.
@@ -177,12 +185,12 @@ def train_missing(ablation: Ablation, most: int, teller: Teller) -> int:
     try:
         with session():
             share = available("cuda") / max(most, available("cuda")) if ablation.places.device == "cuda" else 0.0
-            return _train(ablation, Workers(most, share, teller.ticked), teller)
+            return _train(ablation, Workers(most, share, teller.ticked), teller, finished)
     finally:
         teller.stop()
 
 
-def _train(ablation: Ablation, workers: Workers, teller: Teller) -> int:
+def _train(ablation: Ablation, workers: Workers, teller: Teller, finished: Callable[[Job], None]) -> int:
     waiting, by_folder = list(ablation.jobs), {job.spec.folder: job for job in ablation.jobs}
     folders = {key: one.folder for key, one in ablation.evidence.items() if one.folder is not None}
     failed = 0
@@ -197,6 +205,7 @@ def _train(ablation: Ablation, workers: Workers, teller: Teller) -> int:
             job = by_folder[end.spec.folder]
             if end.failure is None:
                 folders |= dict.fromkeys(job.makes, end.spec.folder)
+                finished(job)
             failed += end.failure is not None
             teller.ended(job, end.failure)
     for job in waiting:

@@ -10,7 +10,7 @@ from mergenet.training.files import shown
 from tune.cells import TablePlan
 from tune.evidence import Evidence
 from tune.results import Entry, Figure, Protocol, Results
-from tune.statistics import Comparison, adjust, compare, interval, is_screening
+from tune.statistics import LEVEL, Comparison, adjust, compare, is_screening, sign_flip_p
 from tune.table import HELD, Better, Changes, paper_figures
 
 PROTOCOLS: dict[Protocol, Changes] = {
@@ -46,7 +46,8 @@ def assemble(plan: TablePlan, evidence: Mapping[str, Evidence], protocol: Protoc
     reader = _Reader(plan, used, protocol, command)
     entries = {(arm, column): reader.entry(arm, column) for arm in plan.table.arms for column in plan.table.columns}
     entries = _compared(plan, entries)
-    family = [entry.comparison for entry in entries.values() if entry.comparison is not None and entry.primary]
+    family = [place for place in entries if entries[place].primary and _is_compared(plan, entries, place)]
+    pairs = (len(paired.differences) if (paired := entries[place].comparison) else 0 for place in family)
     made_with, mixed = _surroundings(used.values())
     return Results(
         table=plan.table,
@@ -57,7 +58,7 @@ def assemble(plan: TablePlan, evidence: Mapping[str, Evidence], protocol: Protoc
         entries=_ranked(plan, entries),
         held=plan.held(),
         family=len(family),
-        screening=is_screening(min((len(one.differences) for one in family), default=0), max(len(family), 1)),
+        screening=is_screening(min(pairs, default=0), max(len(family), 1)),
         notes=(*_missing(plan, used), *mixed),
         made_with=made_with,
         command=command,
@@ -201,10 +202,20 @@ def _compared(plan: TablePlan, entries: Entries) -> Entries:
 def _comparison(plan: TablePlan, entries: Entries, place: tuple[str, str]) -> Comparison | None:
     arm, column = place
     baseline = plan.table.baseline_of(arm)
-    if baseline is None or _first(entries, arm, column) == _first(entries, baseline, column):
+    if baseline is None or not _is_compared(plan, entries, place):
         return None
     better = plan.table.columns[column].better
     return compare(baseline, _values(entries[place]), _values(entries[baseline, column]), better)
+
+
+def _is_compared(plan: TablePlan, entries: Entries, place: tuple[str, str]) -> bool:
+    """Whether an arm is one to compare with its baseline in a column, be its runs there or not."""
+    arm, column = place
+    learner, _, metric = column.partition(".")
+    baseline = plan.table.baseline_of(arm)
+    if baseline is None or metric == HELD or (arm, learner, plan.seeds[0]) not in plan.cells():
+        return False
+    return _first(entries, arm, column) != _first(entries, baseline, column)
 
 
 def _first(entries: Entries, arm: str, column: str) -> str:
@@ -217,7 +228,7 @@ def _values(entry: Entry) -> dict[int, float]:
 
 
 def _ranked(plan: TablePlan, entries: Entries) -> Entries:
-    """The best entry of each column marked, and those that the paired interval cannot tell from it."""
+    """The best entry of each column marked, and those that the sign-flip test on pairs cannot tell from it."""
     standing: dict[tuple[str, str], Literal["best", "tied"]] = {}
     for column, options in plan.table.columns.items():
         sign = 1.0 if options.better == "higher" else -1.0
@@ -230,8 +241,7 @@ def _ranked(plan: TablePlan, entries: Entries) -> Entries:
         best = max(whole, key=lambda arm: sign * sum(whole[arm].values()))
         for arm, figures in whole.items():
             differences = [figures[seed] - whole[best][seed] for seed in plan.seeds]
-            (low, high), _ = interval(differences)
-            if low <= 0.0 <= high:
+            if (sign_flip_p(differences) or 1.0) >= LEVEL:
                 standing[arm, column] = "tied"
         for arm in whole:
             if _first(entries, arm, column) == _first(entries, best, column):

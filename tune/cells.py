@@ -9,7 +9,7 @@ from mergenet.experiment import Experiment, split_end
 from mergenet.identity import upstream
 from mergenet.training.plan import Plan, make_plan, plan_again
 from mergenet.training.spec import Origin, data_of, locate_data
-from tune.table import Changes, Table, experiment_of
+from tune.table import Changes, Table, experiment_of, with_models
 
 Cell = tuple[str, str, int]
 """Arm, learner, seed."""
@@ -79,7 +79,7 @@ def plan_table(
             arms[arm] = _plan_arm(experiments[arm], seeds, located, table.arms[arm].trained, arms)
         except InputError as error:
             raise InputError(f"table {table.name}, arm {arm}: {error}") from None
-    return TablePlan(table, scale, seeds, {arm: arms[arm] for arm in table.arms}, located)
+    return TablePlan(with_models(table, scale), scale, seeds, {arm: arms[arm] for arm in table.arms}, located)
 
 
 def _in_order(table: Table) -> list[str]:

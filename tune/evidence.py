@@ -105,7 +105,7 @@ def _committed_in(path: Path) -> Iterator[Evidence]:
             raise InputError(f"{path}: broken: run {name} lacks its experiment, manifest or result") from None
 
 
-def write_evidence(used: Iterable[Evidence], folder: Path) -> None:
+def write_evidence(used: Iterable[Evidence], folder: Path) -> list[Path]:
     """Keeps what finished runs prove in two files of `folder`, beside what is kept there; no path is.
 
     The files stand for the records: a cell they hold is not trained again.
@@ -120,4 +120,6 @@ def write_evidence(used: Iterable[Evidence], folder: Path) -> None:
     with replacing(folder / METRICS) as aside:
         parquet.write_table(pyarrow.Table.from_pylist(rows, COLUMNS), aside, compression="zstd")
     with replacing(folder / RUNS) as aside:
-        aside.write_text(json.dumps(runs, indent=1, allow_nan=False) + "\n")
+        lines = (f"{json.dumps(name)}: {json.dumps(run, allow_nan=False)}" for name, run in runs.items())
+        aside.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    return [folder / METRICS, folder / RUNS]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mergenet.training.files import is_being_written, read_json, read_result
 from tune.files import Lines, check_record, hash_of, milliseconds, params, tags_of
-from tune.store import alone, artifacts_beside, check_uri, connect, reaching, require_mlflow
+from tune.store import alone, artifacts_beside, check_uri, connect, find_experiment, find_run, reaching, require_mlflow
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -92,27 +92,12 @@ class Mirror:
     # --- what does not change ---
 
     def _find_run(self, artifacts: str | None) -> "Run":
-        number, tags = self._find_experiment(artifacts), tags_of(self._manifest, self.folder)
-        runs = self._client.search_runs([number], f"tags.`mergenet.run` = '{tags['mergenet.run']}'", max_results=1)
-        if runs:
-            return self._client.get_run(runs[0].info.run_id)
+        number, tags = (
+            find_experiment(self._client, self._experiment["name"], artifacts),
+            tags_of(self._manifest, self.folder),
+        )
         begun = milliseconds(self.folder / "experiment.json")
-        return self._client.create_run(number, begun, tags, self.folder.name)
-
-    def _find_experiment(self, artifacts: str | None) -> str:
-        from mlflow.exceptions import MlflowException
-
-        name = str(self._experiment["name"])
-        found = self._client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage == "deleted":  # in the page; its name is still taken
-            self._client.restore_experiment(found.experiment_id)
-        try:
-            return str(found.experiment_id if found else self._client.create_experiment(name, artifacts))
-        except MlflowException:
-            found = self._client.get_experiment_by_name(name)  # a run beside this one was quicker to make it
-            if found is None:
-                raise
-            return str(found.experiment_id)
+        return find_run(self._client, number, "mergenet.run", tags, begun, self.folder.name)
 
     def _describe(self) -> None:
         from mlflow.entities import Dataset, DatasetInput, Param

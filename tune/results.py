@@ -72,6 +72,7 @@ class Results:
         notes: what a reader must know of the whole table: runs that were made differently, missing cells.
         made_with: versions, hardware and such that all runs share, by name.
         command: makes the table.
+        effect: a true difference that the reader would like to find, in the columns' unit.
     """
 
     table: Table
@@ -86,3 +87,4 @@ class Results:
     notes: tuple[str, ...]
     made_with: Mapping[str, str]
     command: str
+    effect: float | None = None

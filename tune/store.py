@@ -5,7 +5,7 @@ import re
 import sqlite3
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from mergenet.config import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 PATIENCE_S = 30.0  # for another process of ours that sends the same record, or makes the same store
@@ -100,6 +101,34 @@ def _ready(database: Path) -> None:
             aside.replace(database)
     with closing(sqlite3.connect(database, timeout=LOCKED_S)) as connection:
         connection.execute("BEGIN IMMEDIATE")
+
+
+def find_experiment(client: "MlflowClient", name: str, artifacts: str | None) -> str:
+    """The number of MLflow's experiment of this name, which is made where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":  # in the page; its name is still taken
+        client.restore_experiment(found.experiment_id)
+    try:
+        return str(found.experiment_id if found else client.create_experiment(name, artifacts))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)  # a run beside this one was quicker to make it
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def find_run(client: "MlflowClient", experiment: str, by: str, tags: Mapping[str, str], begun: int, name: str) -> "Run":
+    """The MLflow run whose tag `by` is as in `tags`, which is made where there is none.
+
+    Args:
+        begun: milliseconds since 1970.
+    """
+    runs = client.search_runs([experiment], f"tags.`{by}` = '{tags[by]}'", max_results=1)
+    if runs:
+        return client.get_run(runs[0].info.run_id)
+    return client.create_run(experiment, begun, dict(tags), name)
 
 
 @contextmanager

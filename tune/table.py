@@ -5,7 +5,7 @@ on other data and models. What the paper has in its place stands in `paper.yaml`
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -32,7 +32,7 @@ class Arm(Options):
     """An experiment of the table: its base with something changed.
 
     Attributes:
-        label: in its row.
+        label: in its row; `{learner}` in it stands for that learner's model.
         change: of the table's experiment.
         trained: frozen learner -> `arm.learner`, whose weights at the end of the same seed it is.
         baseline: the arm it is compared with, if not the table's; `none` for a row that stands by itself.
@@ -51,7 +51,7 @@ class Column(Options):
     """What is read off every arm's learner of one name.
 
     Attributes:
-        title: above the column.
+        title: above the column; `{learner}` in it stands for that learner's model.
         better: which way is.
     """
 
@@ -213,6 +213,24 @@ def experiment_of(table: Table, scale_name: str, arm_name: str, overrides: Chang
         return parse(Experiment, {**values, "name": f"{table.name}-{scale_name}"})
     except InputError as error:
         raise InputError(f"table {table.name}, arm {arm_name}: {error}") from None
+
+
+def with_models(table: Table, scale_name: str) -> Table:
+    """The table with the names of its baseline's models where labels and titles ask for them: they differ by scale."""
+    experiment = experiment_of(table, scale_name, table.baseline)
+    models = {f"{{{name}}}": learner.model for name, learner in experiment.learners.items()}
+    arms = {name: arm.model_copy(update={"label": _named(arm.label, models)}) for name, arm in table.arms.items()}
+    columns = {
+        name: column.model_copy(update={"title": _named(column.title, models)})
+        for name, column in table.columns.items()
+    }
+    return table.model_copy(update={"arms": arms, "columns": columns})
+
+
+def _named(text: str, models: Mapping[str, str]) -> str:
+    for place, model in models.items():
+        text = text.replace(place, model)
+    return text
 
 
 def _changed(values: dict[str, Any], changes: Changes) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`mergenet ablate`: trains what is missing of a table, side by side."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 @click.option("--concurrent", type=click.IntRange(min=1), help="Runs at once.  [default: as many as there is room for]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="torch's, of each run.")
+@click.option(
+    "--mlflow", default="auto", metavar="URI", help="Where it is mirrored to, or `off`.  [default: SQLite in --runs]"
+)
 @click.option("--resume", is_flag=True, help="Goes on with runs that stopped before their end.")
 @click.option("--dry-run", is_flag=True, help="Says what is there and what would run, and trains nothing.")
 def ablate(
@@ -30,6 +34,7 @@ def ablate(
     concurrent: int | None,
     device: str,
     threads: int,
+    mlflow: str,
     resume: bool,
     dry_run: bool,
 ) -> None:
@@ -55,7 +60,7 @@ def ablate(
         print_ablation(ablation, most)
         return
     ablation.check_free(resume)
-    failed = _train(ablation, most) if ablation.jobs else 0
+    failed = _train(ablation, most, mlflow) if ablation.jobs else 0
     _print(options, plan)
     if failed:
         raise click.ClickException(
@@ -81,12 +86,23 @@ def _check_room(concurrent: int | None, device: str, threads: int) -> int:
     return concurrent or room
 
 
-def _train(ablation: "Ablation", most: int) -> int:
+def _train(ablation: "Ablation", most: int, mlflow: str) -> int:
     from mergenet.cli.progress import ManyRuns
+    from mergenet.jobs import tracking_uri
     from tune.ablate import train_missing
 
+    teller, finished = ManyRuns(), lambda job: None
+    uri = tracking_uri(mlflow, ablation.places.runs)
+    if uri is not None:
+        from tune.store import QUIET, check_uri
+
+        check_uri(uri)
+        os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+        from tune.table_mirror import TableMirror
+
+        finished = TableMirror(ablation.table, ablation.places.runs, uri, teller.say).send
     try:
-        return train_missing(ablation, most, ManyRuns())
+        return train_missing(ablation, most, teller, finished)
     except KeyboardInterrupt:
         again = [word for word in sys.argv[1:] if word != "--resume"]
         raise Interrupted(shlex.join([*own_name(), *again, "--resume"])) from None

@@ -79,6 +79,10 @@ class ManyRuns:
         self._progress.update(self._bar, description=f"{self._ended} of {self._total} runs")
         self.ticked(job.spec, job.ticks)
 
+    def say(self, text: str) -> None:
+        """A line for the user."""
+        self._console.print(text, markup=False)
+
     def stop(self) -> None:
         """No more of it, for whatever reason."""
         self._progress.stop()

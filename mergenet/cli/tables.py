@@ -59,12 +59,15 @@ class TableOptions:
     def assembled(self, plan: "TablePlan") -> "Results":
         """The table as far as its runs have finished."""
         from tune.assemble import assemble
+
+        return assemble(plan, self.evidence(), self.protocol, self.command())
+
+    def evidence(self) -> "dict[str, Evidence]":
+        """Key of a cell -> the finished run it is in, of all that the protocol can read."""
         from tune.evidence import find_evidence
 
         found = find_evidence(self.runs, self.results)
-        return assemble(
-            plan, {key: one for key, one in found.items() if self.shows(one)}, self.protocol, self.command()
-        )
+        return {key: one for key, one in found.items() if self.shows(one)}
 
     def command(self, name: str = "ablate") -> str:
         """What makes the table on another machine; where things lie here is left out."""

@@ -23,13 +23,14 @@ def write_report(results: Results, folder: Path) -> list[Path]:
         `index.html`, which has everything in one page and needs no other file.
     """
     plots = plots_of(results)
+    heading = f"{results.table.title}, scale {results.scale}"
     files = {
         "table.md": markdown(results, runs=True).encode(),
         "table.tex": latex.table(results).encode(),
         "runs.tex": latex.runs(results).encode(),
         "table.csv": tidy.summary(results).encode(),
         "figures.parquet": tidy.parquet(results),
-        **{f"{name}.png": png(plot) for name, plot in plots.items()},
+        **{f"{name}.png": png(plot, heading) for name, plot in plots.items()},
         "index.html": page.html(results, plots, folder).encode(),
     }
     folder.mkdir(parents=True, exist_ok=True)

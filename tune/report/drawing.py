@@ -1,13 +1,18 @@
 """How plots look, and their files: the same bytes every time."""
 
 import io
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from tune.results import Results
+from tune.table import HELD
 
 INK, SOFT = "#1c1c1c", "#808080"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -17,6 +22,7 @@ LINES = ("-", "--", ":")
 STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.0,
+    "figure.dpi": 160,
     "text.parse_math": False,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10.0, "axes.titlelocation": "left"},
@@ -25,6 +31,27 @@ STYLE: dict[Any, Any] = {
 }
 
 WITHOUT_TRACE = {"svg": dict.fromkeys(("Date", "Creator", "Format", "Type")), "png": {"Software": None}}
+
+
+def columns_of(results: Results) -> list[str]:
+    """Those that runs measure."""
+    return [column for column in results.table.columns if not column.endswith(f".{HELD}")]
+
+
+def panels_of(results: Results, width: float, height: float, share: bool = False) -> tuple[Figure, dict[str, Axes]]:
+    """A panel a column of the table, two beside each other."""
+    columns = columns_of(results)
+    across = min(2, len(columns))
+    down = math.ceil(len(columns) / across)
+    figure = Figure(figsize=(max(6.4, width * across), height * down + 0.9), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, sharey="row" if share else False).flat
+    panels = {column: axis for column, axis in zip(columns, axes, strict=False)}
+    for axis in list(axes)[len(columns) :]:
+        axis.remove()
+    for column, axis in panels.items():
+        options = results.table.columns[column]
+        axis.set_title(f"{options.title} ({options.better} is better)")
+    return figure, panels
 
 
 @dataclass(frozen=True)
@@ -36,24 +63,31 @@ class Plot:
     draw: Callable[[], Figure]
 
 
-def png(plot: Plot) -> bytes:
-    """With title and caption, for it stands alone."""
-    return _file(plot, "png", alone=True)
+def png(plot: Plot, heading: str) -> bytes:
+    """With its words, for it stands alone."""
+    return _file(plot, "png", f"{heading}: {plot.title}")
 
 
 def svg(plot: Plot, name: str) -> str:
     """To be set into a page: without title and caption, in the page's own text colour, with ids of its own."""
-    text = _file(plot, "svg", alone=False).decode()
+    text = _file(plot, "svg", heading="").decode()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
 
 
-def _file(plot: Plot, form: str, alone: bool) -> bytes:
+def _file(plot: Plot, form: str, heading: str) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure = plot.draw()
-        if alone:
-            figure.suptitle(plot.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-            figure.supxlabel(plot.caption, x=0.01, ha="left", fontsize=8, color=SOFT, wrap=True)
-        figure.savefig(buffer, format=form, dpi=160, transparent=not alone, metadata=WITHOUT_TRACE[form])
+        if heading:
+            _say(figure, heading, plot.caption)
+        figure.savefig(buffer, format=form, bbox_inches="tight", transparent=not heading, metadata=WITHOUT_TRACE[form])
     return buffer.getvalue()
+
+
+def _say(figure: Figure, heading: str, caption: str) -> None:
+    """Sets words above and below all that is drawn."""
+    figure.draw_without_rendering()
+    drawn, height = figure.get_tightbbox(), figure.get_figheight()
+    figure.text(0.01, (drawn.y1 + 0.1) / height, heading, fontsize=11, fontweight="bold")
+    figure.text(0.01, (drawn.y0 - 0.1) / height, caption, va="top", fontsize=8, color=SOFT, wrap=True)

@@ -10,19 +10,14 @@ STANDING = {"best": r"\textbf{{{}}}", "tied": r"\underline{{{}}}", "other": "{}"
 ESCAPES = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
-        "'": r"\textquotesingle{}",
-    },
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
     **{"±": r"$\pm$", "\N{MINUS SIGN}": "$-$", "\N{EN DASH}": "--", "\N{DAGGER}": r"\dag{}"},
     **{"\N{MULTIPLICATION SIGN}": r"$\times$", "\N{RIGHTWARDS ARROW}": r"$\to$"},
 }
 
-CODE = {character: rf"{{\char{ord(character)}}}" for character in "&%$#_{}\\~^'\""}
-"""As they stand in a typewriter font, which has them all in their places."""
+CODE = {character: rf"{{\char{ord(character)}}}" for character in "&%$#_{}\\~^"}
+CODE |= {"'": r"\textquotesingle{}", "`": r"\textasciigrave{}"}
+"""As they stand in a typewriter font: straight quotes, and the others in their places."""
 
 HEADER = """\
 % {about}
@@ -43,7 +38,7 @@ def runs(results: Results) -> str:
     sheet = sheet_of(results)
     lines = [rf"% The runs of {results.table.name} at scale {results.scale}. In the text:  \input{{runs}}"]
     for arm in sheet.runs:
-        lines += [rf"\paragraph{{{escape(arm.label)}}}", r"\begin{description}\footnotesize\raggedright"]
+        lines += [rf"\paragraph{{{escape(arm.label)}}}", r"\begin{description}\footnotesize\raggedright\frenchspacing"]
         for run in arm.runs:
             values = [f"{results.table.columns[column].title} {value}" for column, value in run.values.items()]
             lines.append(rf"  \item[seed {run.seed}] {escape(', '.join(values))}; {_code(run.folder or run.name)} \\")
@@ -60,26 +55,34 @@ def escape(text: str) -> str:
 def _table(sheet: Sheet, results: Results) -> Iterator[str]:
     names = heads(sheet.panels)
     yield from (r"\begin{table}", r"  \centering", rf"  \caption{{{_caption(sheet)}}}")
-    yield from (rf"  \label{{tab:{results.table.name}-{results.scale}}}", r"  \footnotesize\setlength{\tabcolsep}{4pt}")
-    yield from (rf"  \begin{{tabular}}{{l{'r' * len(names)}}}", r"    \toprule")
+    yield from (
+        rf"  \label{{tab:{results.table.name}-{results.scale}}}",
+        r"  \par\smallskip\footnotesize\setlength{\tabcolsep}{3pt}",
+    )
+    yield from (rf"  \begin{{tabular}}{{@{{}}l{'r' * len(names)}@{{}}}}", r"    \toprule")
     yield f"    arm & {' & '.join(map(escape, names))} \\\\"
     for panel in sheet.panels:
         yield from (r"    \midrule", *_panel(panel, names))
     yield from (r"    \bottomrule", r"  \end{tabular}")
-    if sheet.notes:
-        notes = (rf"$^{{{number}}}$ {escape(note)}" for number, note in enumerate(sheet.notes, start=1))
-        yield rf"  \par\smallskip\parbox{{\linewidth}}{{\footnotesize {'. '.join(notes)}.}}"
+    yield rf"  \par\smallskip\parbox{{\linewidth}}{{\footnotesize {' '.join(_below(sheet))}}}"
     yield r"\end{table}"
 
 
 def _caption(sheet: Sheet) -> str:
     warning = [rf"\textbf{{{escape(sheet.warning)}}}"] if sheet.warning else []
-    made = [escape(f"Made with {sheet.made_with}.")] if sheet.made_with else []
-    return " ".join([f"{escape(sheet.title)}.", escape(sheet.about), *warning, *map(escape, sheet.remarks), *made])
+    return " ".join([f"{escape(sheet.title)}.", escape(sheet.about), escape(sheet.protocol), *warning])
+
+
+def _below(sheet: Sheet) -> Iterator[str]:
+    for number, note in enumerate(sheet.notes, start=1):
+        yield f"$^{{{number}}}$ {escape(note)}."
+    yield from map(escape, sheet.remarks)
+    if sheet.made_with:
+        yield escape(f"Made with {sheet.made_with}.")
 
 
 def _panel(panel: Panel, names: list[str]) -> Iterator[str]:
-    yield rf"    \multicolumn{{{len(names) + 1}}}{{l}}{{\emph{{{escape(panel.title)}}}}} \\"
+    yield rf"    \multicolumn{{{len(names) + 1}}}{{@{{}}l@{{}}}}{{\emph{{{escape(panel.title)}}}}} \\"
     for row in panel.rows:
         yield f"    {' & '.join(_cells(row, names))} \\\\"
 

@@ -23,7 +23,7 @@ def markdown(results: Results, runs: bool = False) -> str:
 
 
 def _table(sheet: Sheet) -> Iterator[str]:
-    yield from (f"# {_escape(sheet.title)}", "", _paragraph(sheet.about), "")
+    yield from (f"# {_escape(sheet.title)}", "", _paragraph(sheet.about), "", _paragraph(sheet.protocol), "")
     if sheet.warning:
         yield from (_paragraph(f"**{sheet.warning}**"), "")
     for panel in sheet.panels:
@@ -36,15 +36,15 @@ def _table(sheet: Sheet) -> Iterator[str]:
 
 
 def _panel(panel: Panel) -> Iterator[str]:
-    """Its rows, padded so that the columns stand beneath each other unrendered too."""
+    """Its rows, padded so that the columns stand beneath each other unrendered too; narrow, without outer lines."""
     names = heads([panel])
     lines = [["arm", *names], *(_cells(row, names) for row in panel.rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(names) + 1)]
     for number, line in enumerate(lines):
         figures = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        yield "| " + " | ".join([line[0].ljust(widths[0]), *figures]) + " |"
+        yield " | ".join([line[0].ljust(widths[0]), *figures]).rstrip()
         if number == 0:
-            yield "|:" + "-" * widths[0] + "-|" + "".join("-" * (width + 1) + ":|" for width in widths[1:])
+            yield "|".join([":" + "-" * widths[0], *("-" * (width + 1) + ":" for width in widths[1:])])
 
 
 def _cells(row: Row, names: list[str]) -> list[str]:

@@ -1,28 +1,28 @@
 """Figures as text, with no more digits than their spread deserves."""
 
 import math
+import statistics
+from collections.abc import Iterable
 
 MINUS, UNKNOWN = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
-def decimals(spread: float) -> int:
-    """Two significant digits of a standard deviation, at most two decimals unless it would read as zero.
+def decimals(spreads: Iterable[float]) -> int:
+    """For figures that stand beneath each other: two significant digits of the median of their standard deviations.
 
-    One that is nothing but rounding counts as none.
+    At most two decimals, unless it would read as zero; one that is nothing but rounding counts as none.
     """
-    if not (math.isfinite(spread) and spread >= 1e-4):
+    spread = statistics.median([*spreads] or [0.0])
+    if spread < 1e-4:
         return 2
     exponent = math.floor(math.log10(spread))
     return max(0, min(2, 1 - exponent), -exponent)
 
 
-def mean_and_spread(values: list[float]) -> str:
+def mean_and_spread(values: list[float], digits: int) -> str:
     """Mean ± standard deviation (n - 1); of one value that value alone."""
     mean, spread = moments(values)
-    if spread is None:
-        return f"{mean:.2f}"
-    digits = decimals(spread)
-    return f"{mean:.{digits}f} ± {spread:.{digits}f}"
+    return f"{mean:.{digits}f}" if spread is None else f"{mean:.{digits}f} ± {spread:.{digits}f}"
 
 
 def moments(values: list[float]) -> tuple[float, float | None]:
@@ -39,9 +39,8 @@ def signed(value: float, digits: int) -> str:
     return text[1:] if float(text) == 0.0 else text.replace("-", MINUS)
 
 
-def interval(mean: float, bounds: tuple[float, float], spread: float) -> str:
+def interval(mean: float, bounds: tuple[float, float], digits: int) -> str:
     """Mean [low, high]; the mean alone where there are too few pairs for bounds."""
-    digits = decimals(spread)
     if not all(map(math.isfinite, bounds)):
         return signed(mean, digits)
     return f"{signed(mean, digits)} [{signed(bounds[0], digits)}, {signed(bounds[1], digits)}]"
@@ -55,4 +54,4 @@ def probability(p: float) -> str:
 def millions(number: int) -> str:
     """Three significant digits, in millions."""
     value = number / 1e6
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"

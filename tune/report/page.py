@@ -43,7 +43,7 @@ def _cell(row: Row, head: str, with_runs: set[str]) -> Markup:
     text = Markup("{}").format(row.cells[head])
     if head != OURS:
         return text
-    if row.arm in with_runs:
+    if row.has_runs and row.arm in with_runs:
         text = Markup('<a href="#runs-{}">{}</a>').format(row.arm, text)
     return STANDING[row.standing].format(text)
 

@@ -1,8 +1,11 @@
 """The sentences around a table: what it is, how to read it, and how far to believe it."""
 
+import math
 from collections.abc import Iterator
+from statistics import median
 
 from tune.results import Entry, Results
+from tune.statistics import MOST_PAIRS, pairs_needed
 from tune.table import HELD
 
 OTHER_SCALE = "\N{DAGGER}"
@@ -39,29 +42,34 @@ def _screening(results: Results) -> str:
     pairs = [len(entry.comparison.differences) for entry in _compared(results) if entry.comparison]
     if not pairs or not results.family:
         return "Screening: there is nothing to compare yet, and no claim follows from these figures."
-    smallest = min(1.0, results.family * 2 / 2 ** min(pairs))
+    least = min(pairs)
+    smallest = results.family * 2 / 2**least
+    text = "Screening: no claim follows from these figures."
+    if smallest < 0.05:
+        return text
+    comparisons = "comparison" if results.family == 1 else "comparisons"
     return (
-        f"Screening: no claim follows from these figures. With {min(pairs)} {_pairs(min(pairs))} and {results.family} "
-        f"{'comparison' if results.family == 1 else 'comparisons'} no adjusted p can be below {smallest:.3g}, whatever "
-        "the differences are."
+        f"{text} The smallest p that {least} {_pairs(least)} can have, 2/{2**least}, times {results.family} "
+        f"{comparisons} is {smallest:.2g}, not below 0.05."
     )
 
 
 def remarks(results: Results) -> Iterator[str]:
     """What is to be known of the whole table, then how to read it, sentence by sentence."""
     yield from results.notes
-    yield PROTOCOLS[results.protocol]
     if any(entry.values() for entry in results.entries.values()):
-        yield "ours: mean ± standard deviation (n \N{MINUS SIGN} 1) over the seeds, n of them where it says so."
+        yield "ours: mean ± standard deviation (n \N{MINUS SIGN} 1) over the seeds that finished without diverging."
     if _compared(results):
         yield _differences(results)
         yield _probabilities(results)
     if any(entry.standing == "best" for entry in results.entries.values()):
         yield _standing(results)
     if any(entry.same_as for entry in results.entries.values()):
-        yield "as ...: nothing of what the arm changes reaches this learner, so it is the very same run."
+        yield "as another arm: nothing of what is changed reaches this learner, so its runs are the very same."
     if any(column.endswith(f".{HELD}") for column in results.table.columns):
         yield "Parameters, in millions: the numbers held in training, of learners and adapters."
+    if results.effect is not None:
+        yield from _needed(results, results.effect)
     if any(entry.paper is not None for entry in results.entries.values()):
         yield _paper(results)
 
@@ -89,6 +97,21 @@ def _probabilities(results: Results) -> str:
     text += "comparison" if results.family == 1 else "comparisons"
     exploratory = any(entry.comparison and not entry.primary for entry in results.entries.values())
     return text + ("; the exploratory ones were not named before the runs." if exploratory else ".")
+
+
+def _needed(results: Results, effect: float) -> Iterator[str]:
+    """Seeds that would find a true difference of `effect`, by the median spread of a column's differences."""
+    for column, options in results.table.columns.items():
+        entries = [results.entries.get((arm, column)) for arm in results.table.arms]
+        spreads = [entry.comparison.deviation for entry in entries if entry and entry.comparison]
+        known = [spread for spread in spreads if math.isfinite(spread)]
+        if known:
+            pairs = pairs_needed(median(known), effect, max(results.family, 1))
+            many = f"more than {MOST_PAIRS}" if pairs is None else str(pairs)
+            yield (
+                f"{options.title}: {many} seeds would find a true difference of {effect:g} with a chance of 80 % "
+                f"(median spread of its arms' differences {median(known):.2g}, {max(results.family, 1)} to test)."
+            )
 
 
 def _standing(results: Results) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tune.report import remarks
-from tune.report.numbers import UNKNOWN, interval, mean_and_spread, millions, probability
+from tune.report.numbers import UNKNOWN, decimals, interval, mean_and_spread, millions, moments, probability
 from tune.report.runs import ArmRuns, runs_of
 from tune.results import Entry, Results
 from tune.table import HELD
@@ -27,6 +27,7 @@ class Row:
     notes: tuple[int, ...]
     cells: Mapping[str, str]
     standing: Literal["best", "tied", "other"]
+    has_runs: bool
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Sheet:
 
     Attributes:
         about: name, scale and seeds, and what the scale is good for.
+        protocol: which weights the figures are of.
         warning: what stands before anything is read; empty where there is nothing to warn of.
         notes: of single rows, numbered from 1.
         remarks: how to read the table.
@@ -52,6 +54,7 @@ class Sheet:
 
     title: str
     about: str
+    protocol: str
     warning: str
     panels: tuple[Panel, ...]
     notes: tuple[str, ...]
@@ -63,11 +66,12 @@ class Sheet:
 
 def sheet_of(results: Results) -> Sheet:
     """Everything a report says of `results`."""
-    said = dict.fromkeys(note for entry in _in_order(results) for note in entry.notes)
+    said = dict.fromkeys(note for entry in _in_order(results) for note in _notes(results, entry))
     numbers = {note: number for number, note in enumerate(said, start=1)}
     return Sheet(
         title=results.table.title,
         about=remarks.about(results),
+        protocol=remarks.PROTOCOLS[results.protocol],
         warning=remarks.warning(results),
         panels=tuple(_panel(results, column, numbers) for column in results.table.columns),
         notes=tuple(said),
@@ -102,18 +106,32 @@ def _row(results: Results, arm: str, column: str, numbers: Mapping[str, int]) ->
     if column.endswith(f".{HELD}"):
         cells = {OURS: millions(results.held[arm]) if arm in results.held else UNKNOWN}
     else:
-        cells = {OURS: _figure(entry), COUNT: _count(results, entry, column)}
-        cells |= {DIFFERENCE: _difference(results, arm, entry), P: _p(entry)}
+        digits = _digits(results, column)
+        cells = {OURS: _figure(entry, digits), COUNT: _count(results, entry, column)}
+        cells |= {DIFFERENCE: _difference(results, arm, entry, digits), P: _p(entry)}
     if entry.paper is not None:
         cells[PAPER + remarks.paper_mark(results)] = _paper(entry.paper, column) + remarks.paper_mark(results)
     shown = {head: text for head, text in cells.items() if text}
-    notes = tuple(numbers[note] for note in entry.notes)
-    return Row(arm, results.table.arms[arm].label, notes, shown, entry.standing)
+    notes = tuple(numbers[note] for note in _notes(results, entry))
+    has_runs = bool(entry.figures) or arm in results.held
+    return Row(arm, results.table.arms[arm].label, notes, shown, entry.standing, has_runs)
 
 
-def _figure(entry: Entry) -> str:
+def _notes(results: Results, entry: Entry) -> list[str]:
+    """What is to be known of the row, with what it is compared with if that is not what the others are."""
+    if entry.comparison is None or entry.comparison.baseline == results.table.baseline:
+        return list(entry.notes)
+    return [f"compared with {results.table.arms[entry.comparison.baseline].label}", *entry.notes]
+
+
+def _digits(results: Results, column: str) -> int:
+    found = [moments(entry.values()) for key, entry in results.entries.items() if key[1] == column and entry.values()]
+    return decimals(spread for _, spread in found if spread is not None)
+
+
+def _figure(entry: Entry, digits: int) -> str:
     if values := entry.values():
-        return mean_and_spread(values)
+        return mean_and_spread(values, digits)
     return "diverged" if entry.figures else "no run yet"
 
 
@@ -123,16 +141,13 @@ def _count(results: Results, entry: Entry, column: str) -> str:
     return str(len(entry.values())) if counts - {0, len(results.seeds)} and entry.values() else ""
 
 
-def _difference(results: Results, arm: str, entry: Entry) -> str:
+def _difference(results: Results, arm: str, entry: Entry, digits: int) -> str:
     if entry.same_as is not None:
         return f"as {results.table.arms[entry.same_as].label}"
     if entry.comparison is None:
         return "baseline" if arm == results.table.baseline else ""
     compared = entry.comparison
-    text = interval(compared.mean, compared.interval, compared.deviation)
-    if compared.baseline == results.table.baseline:
-        return text
-    return f"{text} to {results.table.arms[compared.baseline].label}"
+    return interval(compared.mean, compared.interval, digits)
 
 
 def _p(entry: Entry) -> str:
