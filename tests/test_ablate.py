@@ -16,6 +16,8 @@ from tests.tables import TINY, missing, plan
 
 Call = Callable[..., tuple[int, str, str]]
 
+pytestmark = pytest.mark.usefixtures("only_ray")
+
 
 @pytest.fixture
 def table(tmp_path: Path) -> str:

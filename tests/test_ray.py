@@ -28,7 +28,7 @@ EXPERIMENT = parse(Experiment, merge(Experiment, SMALL, CHANGE))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
+def ray_session(only_ray: None) -> Iterator[None]:
     """One Ray for all tests of this file."""
     with session():
         yield
