@@ -150,6 +150,18 @@ def test_ranks_in_order_hold_the_same_batch_whatever_their_number(digits: Images
         assert torch.equal(torch.cat([part.images for part in parts]), alone.batch(step).images)
 
 
+def test_a_batch_drawn_ahead_is_the_same_and_stays_for_a_learner_that_comes_later(digits: Images) -> None:
+    """Whoever is first draws it; the batch of the step before is there until everyone has had it."""
+    stream, fresh = stream_of(digits, flip=True), stream_of(digits, flip=True)
+    first = stream.batch(0).labels
+    stream.prepare(1)
+    ahead = stream.batch(1)
+    assert torch.equal(ahead.images, fresh.batch(1).images) and torch.equal(ahead.labels, fresh.batch(1).labels)
+    assert stream.batch(0).labels.data_ptr() == first.data_ptr()
+    stream.prepare(2)
+    assert stream.batch(1).labels.data_ptr() == ahead.labels.data_ptr()
+
+
 def test_a_batch_depends_on_its_step_alone(digits: Images) -> None:
     steps = [9, 0, 5, 4, 0, 9, 3]
     asked, fresh = stream_of(digits, flip=True), [stream_of(digits, flip=True) for _ in steps]

@@ -58,9 +58,9 @@ def plain_loop(model_name: str, data: Images, steps: int, batch_size: int, devic
         order_key = randomness.key("order", seed, data.digest(), epoch)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(order_key))
         picked = order[position * batch_size : (position + 1) * batch_size]
-        mean = torch.tensor(data.mean).view(3, 1, 1)
-        deviation = torch.tensor(data.deviation).view(3, 1, 1)
-        images = ((train.images[picked].float() / 255 - mean) / deviation).to(device)
+        mean = torch.tensor(data.mean, device=device).view(3, 1, 1)
+        deviation = torch.tensor(data.deviation, device=device).view(3, 1, 1)
+        images = (train.images[picked].to(device).float() / 255 - mean) / deviation
         torch.manual_seed(randomness.key("forward", seed, model_name, 0, step, 0, 0))
         loss = functional.cross_entropy(model(images), train.labels[picked].to(device))
         optimizer.zero_grad()

@@ -204,17 +204,22 @@ class Stream:
         self.share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
         self.steps_per_epoch = len(split) // batch_size
         self._epoch: tuple[int, Tensor, Tensor] | None = None
-        self._last: tuple[int, Split] | None = None
+        self._drawn: dict[int, Split] = {}
 
     def batch(self, step: int) -> Batch:
         """This rank's part of the batch of `step`.
 
-        Its images are kept until another step is asked for, as learners share them; each gets numbers of its own, for
+        Its images are kept until a later step is asked for, as learners share them; each gets numbers of its own, for
         a model may change them in place.
         """
-        if self._last is None or self._last[0] != step:
-            self._last = (step, self._draw(step, self.share))
-        return self._batch(self._last[1])
+        self.prepare(step)
+        return self._batch(self._drawn[step])
+
+    def prepare(self, step: int) -> None:
+        """Draws the images of `step`, where they are not drawn, and keeps them beside those of the step before."""
+        if step not in self._drawn:
+            before = {kept: samples for kept, samples in self._drawn.items() if kept == step - 1}
+            self._drawn = {**before, step: self._draw(step, self.share)}
 
     def first_global_batch(self) -> dict[str, Tensor]:
         """Images and labels of step 0 over all ranks: what runs that are to be compared must share."""

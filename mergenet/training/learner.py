@@ -122,6 +122,7 @@ class Learner:
         set_rate(self.optimizer, training.optimizer.lr, training.schedule.multiplier(self.done / self.steps))
         self.optimizer.zero_grad()
         loss, size = self._accumulate_gradient()
+        self.stream.prepare(self.done + 1)  # while a GPU is at the gradient, which is waited for next
         if not self._last_gradient_is_finite():
             self.diverged_at = tick
             return
