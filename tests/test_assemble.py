@@ -1,5 +1,6 @@
 """From finished runs to a table: each figure is where it belongs, pairs are pairs, and what differs is said."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,16 @@ def test_a_changed_record_stops_a_report(table: TablePlan) -> None:
     key = table.cells()["frozen", "target", 2]
     evidence[key].result["learners"]["L"]["test"]["top1"] = 99.0
     with pytest.raises(InputError, match=rf"{key[:8]}-s2 was changed after it had finished"):
+        results(table, evidence)
+
+
+def test_a_changed_record_stops_a_report_beside_a_sound_one_of_the_same_name(table: TablePlan) -> None:
+    evidence = all_made(table)
+    spoiled, sound = (table.cells()["frozen", "target", seed] for seed in (0, 2))
+    evidence[spoiled].result["learners"]["L"]["test"]["top1"] = 99.0
+    evidence[sound] = replace(evidence[sound], name=evidence[spoiled].name, place=Path("elsewhere"))
+    vars(evidence[sound])["metrics"] = made(table, ("frozen", "target", 2), 57.0).metrics
+    with pytest.raises(InputError, match="was changed after it had finished"):
         results(table, evidence)
 
 

@@ -40,7 +40,7 @@ def assemble(plan: TablePlan, evidence: Mapping[str, Evidence], protocol: Protoc
     """
     keys = plan.cells()
     used = {cell: evidence[key] for cell, key in keys.items() if key in evidence}
-    for one in {one.name: one for one in used.values()}.values():
+    for one in {(one.place, one.name): one for one in used.values()}.values():
         one.check()
     _check_paired(plan, used)
     reader = _Reader(plan, used, protocol, command)

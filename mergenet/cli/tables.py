@@ -66,8 +66,7 @@ class TableOptions:
         """Key of a cell -> the finished run it is in, of all that the protocol can read."""
         from tune.evidence import find_evidence
 
-        found = find_evidence(self.runs, self.results)
-        return {key: one for key, one in found.items() if self.shows(one)}
+        return find_evidence(self.runs, self.results, self.shows)
 
     def command(self, name: str = "ablate") -> str:
         """What makes the table on another machine; where things lie here is left out."""
