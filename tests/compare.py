@@ -8,7 +8,7 @@ import torch
 
 from mergenet.training.checkpoint import checkpoints
 
-TIMES = {"seconds"}
+TIMES = {"seconds", "seal"}  # which covers the time
 
 
 def final_state(folder: Path) -> dict[str, Any]:

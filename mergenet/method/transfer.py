@@ -5,7 +5,7 @@ that two directions see the same moment. Steps are the target's own, counted fro
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -13,26 +13,12 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from mergenet import randomness
-from mergenet.config import Options
+from mergenet.config import Neutral, Options
 from mergenet.method.adapter import Adapter, Lpka
 from mergenet.method.encoding import Encoding, Svd
 from mergenet.method.ports import Port
+from mergenet.method.sources import Control, Source
 from mergenet.optimization import AdamW, Cosine, Optimizer, Schedule, Share, set_rate
-
-
-class Source(Protocol):
-    """Where a transfer reads: anything that has a path to be known by, a shape, and can be read."""
-
-    @property
-    def path(self) -> str:
-        """The dotted name of what is read, the same whatever a person calls it."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the matrix."""
-
-    def read(self) -> Tensor:
-        """A copy of the matrix as it is now."""
 
 
 class TransferOptions(Options):
@@ -41,6 +27,8 @@ class TransferOptions(Options):
     Attributes:
         source: `learner.port` where it reads.
         target: `learner.port` where it writes.
+        control: what stands in the source's place: `random` (another initialisation of its model), `shuffled` (its
+            entries in a fresh order each time), `initial` (as it began), `own` (the target's own matrix at `to`).
         encoding: what of the two matrices takes part.
         adapter: what generates the new matrix.
         cycle: steps of the target from one transfer to the next (the paper's best: 4).
@@ -57,6 +45,7 @@ class TransferOptions(Options):
 
     source: str = Field(alias="from")
     target: str = Field(alias="to")
+    control: Annotated[Control, Neutral("none")] = "none"
     encoding: Encoding = Svd()
     adapter: Adapter = Lpka()
     cycle: PositiveInt = 4
@@ -148,7 +137,7 @@ class Transfer:
         Raises:
             NotFinite: the leading directions of a matrix that is not cannot be found.
         """
-        target, source = self.port.read(), self.source.read()
+        target, source = self.port.read(), self.source.read(step)
         try:
             self.target_encoder.refresh(target)
             self.source_encoder.refresh(source)
