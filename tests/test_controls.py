@@ -82,7 +82,20 @@ def train(small: MakeExperiment, digits: Images, monkeypatch: pytest.MonkeyPatch
     return train
 
 
-def by_hand(digits: Images, read: Callable[[Plain, Plain, int], Tensor], path: str = CLASSIFIER) -> Plain:
+def test_an_adapter_may_learn_from_the_targets_own_loss(train: Callable[..., Graph], digits: Images) -> None:
+    expected = by_hand(digits, lambda source, target, step: source.matrix(CLASSIFIER), update="loss")
+    assert expected.has_the_weights_of(train("none", update="loss").learners["target"].model)
+    assert not expected.has_the_weights_of(train("none").learners["target"].model)
+
+
+def test_the_loss_of_a_whole_cycle_is_refused(small: MakeExperiment) -> None:
+    with pytest.raises(InputError, match=r"^transfers\.main: update 'loss' is the gradient of the one step after"):
+        small({"transfers": {"main": {"update": "loss", "span": "cycle"}}})
+
+
+def by_hand(
+    digits: Images, read: Callable[[Plain, Plain, int], Tensor], path: str = CLASSIFIER, update: str = "delta"
+) -> Plain:
     """The target as a plain loop trains it beside a source, with whatever `read` gives in the source's place."""
     source, target = Plain(digits, 0), Plain(digits, 1)
     first = read(source, target, 0)
@@ -95,7 +108,10 @@ def by_hand(digits: Images, read: Callable[[Plain, Plain, int], Tensor], path: s
         source.step(step)
         target.step(step)
         if due:
-            adapter.learn(generated, target.matrix(HIDDEN))
+            gradient = target.weight(HIDDEN).grad
+            assert gradient is not None
+            delta = generated.detach() - target.matrix(HIDDEN)
+            adapter.learn_from(generated, delta if update == "delta" else gradient.flatten(1))
     return target
 
 

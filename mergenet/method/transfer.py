@@ -36,6 +36,8 @@ class TransferOptions(Options):
         stop: share of the run after which there is none.
         span: the movement the adapter learns from: that of one `step` (the authors' code), or of the
             whole `cycle` (the paper's text).
+        update: what the adapter learns from: the `delta` between what it wrote and where training moved it (the paper),
+            or the gradient of the target's own `loss` there, which the paper does not compare with.
         optimizer: of the adapter; biases, norms and gates are not decayed (the authors' code). The small
             default rate keeps AdamW's first steps, whose size is the rate and not the movement, harmless.
         schedule: of the adapter's rate over its own updates.
@@ -52,6 +54,7 @@ class TransferOptions(Options):
     start: Share = 0.0
     stop: Share = 1.0
     span: Literal["step", "cycle"] = "step"
+    update: Annotated[Literal["delta", "loss"], Neutral("delta")] = "delta"
     optimizer: Optimizer = AdamW(lr=1e-4)
     schedule: Schedule = Cosine()
     clip: PositiveFloat = 50.0
@@ -62,9 +65,11 @@ class TransferOptions(Options):
         return step > 0 and step % self.cycle == 0 and self.start <= step / steps < self.stop
 
     @model_validator(mode="after")
-    def _starts_before_it_stops(self) -> Self:
+    def _goes_together(self) -> Self:
         if self.start >= self.stop:
             raise ValueError(f"start {self.start} is not before stop {self.stop}")
+        if self.update == "loss" and self.span == "cycle":
+            raise ValueError("update 'loss' is the gradient of the one step after a transfer; leave span 'cycle' out")
         return self
 
 
@@ -164,17 +169,19 @@ class Transfer:
             pending.generated = generated
 
     def learn(self) -> None:
-        """One update of the adapter towards where training moved the written weight.
+        """One update of the adapter towards where training moved the written weight, or down the target's loss.
 
         With delta = generated - moved, the gradient is the vector-Jacobian product of delta through the
-        encoding and the adapter: that of 1/2 |generated - stopgrad(moved)|^2.
+        encoding and the adapter: that of 1/2 |generated - stopgrad(moved)|^2. With `update: loss` the gradient
+        of the target's loss with respect to the written weight stands in delta's place: the chain rule.
         """
         pending = self._pending()
         generated = pending.generated if pending.generated is not None else self._generate_again(pending)
         moved = self.port.read()
         delta = generated.detach() - moved
         parameters = [parameter for parameter in self.adapter.parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad(generated, parameters, grad_outputs=delta, materialize_grads=True)
+        taught = delta if self.options.update == "delta" else self.port.gradient()
+        gradients = torch.autograd.grad(generated, parameters, grad_outputs=taught, materialize_grads=True)
         for parameter, gradient in zip(parameters, _all_from_first_rank(gradients), strict=True):
             parameter.grad = gradient
         nn.utils.clip_grad_norm_(parameters, self.options.clip)
