@@ -21,6 +21,7 @@ import torch
 
 from mergenet.config import parse
 from mergenet.method.ports import Port
+from mergenet.method.sources import Live
 from mergenet.method.transfer import Transfer, TransferOptions
 
 ENCODINGS: dict[str, dict[str, Any]] = {
@@ -38,7 +39,7 @@ def make(side: int, options: dict[str, Any]) -> Transfer:
     torch.manual_seed(side)
     source, target = (Port(name, name, 0.02 * torch.randn(side, side)) for name in ("source", "target"))
     parsed = parse(TransferOptions, {"from": "a.b", "to": "c.d", **options})
-    return Transfer(parsed, source, target, steps=1000, seed=0)
+    return Transfer(parsed, Live(source), target, steps=1000, seed=0)
 
 
 def seconds(call: Callable[[], Any]) -> float:

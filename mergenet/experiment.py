@@ -166,6 +166,8 @@ class Experiment(Options):
             target = split_end(transfer.target)[0]
             if self.learners[target].frozen:
                 raise ValueError(f"transfers.{name}.to: '{target}' is frozen; name a port of one that trains")
+            if transfer.control == "initial" and self.learners[split_end(transfer.source)[0]].frozen:
+                raise ValueError(f"transfers.{name}.control: a frozen source stays as it began; leave 'initial' out")
         return self
 
     def _check_end(self, path: str, end: str) -> None:

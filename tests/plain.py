@@ -84,8 +84,11 @@ class PlainAdapter:
         self.updates, self.total = 0, updates
 
     def learn(self, generated: Tensor, moved: Tensor) -> None:
+        self.learn_from(generated, generated.detach() - moved)
+
+    def learn_from(self, generated: Tensor, taught: Tensor) -> None:
         self.optimizer.zero_grad()
-        generated.backward(generated.detach() - moved)
+        generated.backward(taught)
         nn.utils.clip_grad_norm_(self.parameters, 50.0)
         for group in self.optimizer.param_groups:
             group["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * self.updates / self.total))

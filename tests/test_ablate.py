@@ -1,6 +1,7 @@
 """`mergenet ablate` and `mergenet report` on real Ray: only what is missing trains, whatever died before."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -34,32 +35,41 @@ def finished(folder: Path) -> dict[str, int]:
 def test_a_table_is_trained_once_and_reported(table: str, call: Call, tmp_path: Path) -> None:
     code, out, err = call("ablate", table, "--scale", "tiny")
     assert code == 0, err
-    assert "4 of 4" in err and "| one way" in out
+    assert "4 of 4" in err and "one way |" in out
     assert missing(plan(), tmp_path).missing() == []
     before = finished(tmp_path)
     assert len(before) == 4  # of each seed: the two arms of one source in one run, and the frozen one
 
     code, out, err = call("ablate", table, "--scale", "tiny")
-    assert code == 0 and finished(tmp_path) == before and "runs to train" not in err and "| one way" in out
+    assert code == 0 and finished(tmp_path) == before and "runs to train" not in err and "one way |" in out
 
     frozen = read_result(next(path.parent for path in tmp_path.glob("runs/*/*/manifest.json") if _is_frozen(path)))
     assert frozen is not None and next(iter(frozen["transfers"].values()))["updates"] > 0
 
-    code, out, err = call("report", table, "--scale", "tiny")
+    code, out, err = call("report", table, "--scale", "tiny", "--seeds", "2")
     assert code == 0, err
+    (again,) = {
+        line for line in _lines(tmp_path / "results" / "tiny-tiny" / "table.md") if "--arm frozen --seed 1" in line
+    }
+    code, out, err = call(*shlex.split(again)[1:], "--dry-run")  # the command that repeats a cell, as it is printed
+    assert code == 0 and "2 runs would train" in " ".join(out.split()), err
     written = {path.name for path in (tmp_path / "results" / "tiny-tiny").iterdir()}
     assert {"table.md", "table.tex", "table.csv", "figures.parquet", "index.html", "intervals.png"} <= written
     assert {"runs.json", "metrics.parquet"} <= written
 
     (tmp_path / "runs").rename(tmp_path / "gone")  # what was kept counts as finished
     code, out, err = call("ablate", table, "--scale", "tiny")
-    assert code == 0 and not (tmp_path / "runs").exists() and "| one way" in out
+    assert code == 0 and not (tmp_path / "runs").exists() and "one way |" in out
 
     more = {**TINY, "arms": {**TINY["arms"], "rare": {"label": "rare", "change": {"transfers.main.cycle": 2}}}}
     (tmp_path / "tiny.yaml").write_text(as_yaml(more))
     code, out, err = call("ablate", table, "--scale", "tiny", "--seed", "1", "--dry-run")
     assert code == 0 and "6 of 7 cells are there; 1 run would train" in " ".join(out.split())
     assert not (tmp_path / "runs").exists()
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text().splitlines()]
 
 
 def _is_frozen(manifest: Path) -> bool:
@@ -119,7 +129,7 @@ def test_a_run_that_fails_stops_no_other_and_is_told(table: str, call: Call, tmp
     assert code == 1
     assert "FAILED" in err and "2 of 4 runs failed; the others are kept, try again with --resume" in err
     assert "begins with weights of a run that failed" in err
-    assert "| one way" in out and len(finished(tmp_path)) == 2
+    assert "one way |" in out and len(finished(tmp_path)) == 2
     broken.unlink()
     code, out, err = call("ablate", table, "--scale", "tiny", "--resume")
     assert code == 0 and len(finished(tmp_path)) == 4

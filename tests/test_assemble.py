@@ -1,5 +1,6 @@
 """From finished runs to a table: each figure is where it belongs, pairs are pairs, and what differs is said."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def all_made(table: TablePlan) -> dict[str, Evidence]:
 
 
 def results(table: TablePlan, evidence: dict[str, Evidence], protocol: Protocol = "last") -> Results:
-    return assemble(table, evidence, protocol, "mergenet ablate tiny")
+    return assemble(table, evidence, protocol, "mergenet ablate tiny --seeds 3", "mergenet ablate tiny")
 
 
 @pytest.fixture
@@ -181,6 +182,16 @@ def test_a_changed_record_stops_a_report(table: TablePlan) -> None:
         results(table, evidence)
 
 
+def test_a_changed_record_stops_a_report_beside_a_sound_one_of_the_same_name(table: TablePlan) -> None:
+    evidence = all_made(table)
+    spoiled, sound = (table.cells()["frozen", "target", seed] for seed in (0, 2))
+    evidence[spoiled].result["learners"]["L"]["test"]["top1"] = 99.0
+    evidence[sound] = replace(evidence[sound], name=evidence[spoiled].name, place=Path("elsewhere"))
+    vars(evidence[sound])["metrics"] = made(table, ("frozen", "target", 2), 57.0).metrics
+    with pytest.raises(InputError, match="was changed after it had finished"):
+        results(table, evidence)
+
+
 def test_missing_cells_are_said_and_pairs_are_those_there_are(table: TablePlan) -> None:
     evidence = all_made(table)
     del evidence[table.cells()["one-way", "target", 1]]
@@ -262,6 +273,8 @@ def test_the_best_test_epoch_is_read_where_it_is_asked_for(table: TablePlan) -> 
     best = results(table, evidence, "best-test")
     assert best.entries["one-way", "target.top1"].values() == [59.0, 68.0, 65.0]
     assert best.protocol == "best-test"
+    losses = best.entries["vanilla", "source.loss"].values()  # of the epoch that is best in top-1, lower ones or not
+    assert losses == [77.0, 78.0, 79.0]
     one = next(iter(evidence.values()))
     assert shows(one, "best-test") and shows(one, "last")
     one.experiment["evaluation"].clear()

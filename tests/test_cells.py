@@ -12,6 +12,7 @@ from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec, data_of
 from mergenet.training.trained import read_trained
 from tests.tables import missing, plan, tiny, train
+from tune.ablate import Places, find_missing
 from tune.groups import group_cells
 
 
@@ -125,3 +126,25 @@ def _where(folder: Path, key: str) -> tuple[Path, str]:
     evidence = missing(plan(seeds=(0,)), folder).evidence[key]
     assert evidence.folder is not None
     return evidence.folder, evidence.learner_of(key)
+
+
+@pytest.mark.parametrize("training", [{"batch_size": 128}, {"every": 2}])
+def test_a_learner_whose_steps_another_counts_trains_beside_it(training: dict[str, int]) -> None:
+    paced = tiny({"columns": {"source.top1": {"title": "source"}}, "baseline": "paced", "arms": {"paced": {
+        "label": "paced", "change": {"learners.source.training": training, "transfers.main.enabled": False},
+    }}})  # fmt: skip
+    table = plan(paced, seeds=(0,))
+    (group,) = group_cells(table, [("paced", "source", 0)])
+    assert table.cells()["paced", "source", 0] in group.plan.cells.values()
+    assert list(group.experiment.learners) == ["source", "target"]
+
+
+def test_weights_are_handed_on_by_a_learner_whose_steps_another_counts(tmp_path: Path) -> None:
+    paced = {"label": "paced", "change": {"learners.source.training.batch_size": 128}}
+    taking = {"trained": {"source": "paced.source"}}
+    table = plan(tiny({"arms": {"paced": paced, "frozen": taking}}), seeds=(0,))
+    ablation = find_missing(
+        table, Places(tmp_path / "runs", tmp_path / "results"), wanted=lambda cell: cell[0] == "frozen"
+    )
+    (giving, frozen) = ablation.jobs
+    assert frozen.needs() <= giving.makes

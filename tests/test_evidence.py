@@ -147,3 +147,22 @@ def test_an_unfinished_run_is_no_evidence(folder: Path) -> None:
     change(run / "manifest.json", lambda value: None)
     (run / "result.json").write_text(json.dumps({"status": "failed", "reason": "x", "traceback": ""}))
     assert ("one-way", "target", 0) in missing(table, folder).missing()
+
+
+def test_a_seal_that_was_taken_off_is_refused_and_cells_that_were_are_not_there(folder: Path) -> None:
+    results = folder / "results"
+    write_evidence(used(folder).values(), results / "tiny")
+    shutil.rmtree(folder / "runs")
+    change(results / "tiny" / RUNS, lambda runs: [run["result"].pop("seal") for run in runs.values()])
+    with pytest.raises(InputError, match="was changed after it had finished"):
+        check(folder)
+    change(results / "tiny" / RUNS, lambda runs: [run["manifest"].pop("cells") for run in runs.values()])
+    assert find_evidence(folder / "runs", results) == {}
+
+
+def test_a_run_without_the_figures_that_are_wanted_stands_before_no_other(folder: Path) -> None:
+    key = plan(seeds=(0,)).cells()["vanilla", "target", 0]
+    first = find_evidence(folder / "runs", folder / "results")[key]
+    write_evidence([first], folder / "results" / "tiny")
+    second = find_evidence(folder / "runs", folder / "results", lambda one: one.folder is None)[key]
+    assert first.folder is not None and second.folder is None and second.name == first.name

@@ -8,6 +8,7 @@ from torch import nn
 
 from mergenet.config import parse
 from mergenet.method.ports import Port, find_port
+from mergenet.method.sources import Live
 from mergenet.method.transfer import Transfer, TransferOptions
 
 FORMS = [
@@ -31,7 +32,7 @@ def make(steps: int = 100, **change: Any) -> Transfer:
         adapter = {"lpka": {"width": 8, "heads": 2, **adapter["lpka"]}}
     plain = {"from": "a.weight", "to": "b.weight", "adapter": adapter, "encoding": "whole", **change}
     source, target = ports()
-    return Transfer(parse(TransferOptions, plain), source, target, steps, seed=0)
+    return Transfer(parse(TransferOptions, plain), Live(source), target, steps, seed=0)
 
 
 def train_the_target(transfer: Transfer, size: float = 0.05) -> None:
@@ -127,7 +128,7 @@ def test_read_takes_copies() -> None:
     before = pending.source.clone(), pending.target.clone()
     transfer.write()
     with torch.no_grad():
-        ports_now = (transfer.source.weight, transfer.port.weight)  # type: ignore[attr-defined]
+        ports_now = (transfer.source.port.weight, transfer.port.weight)  # type: ignore[attr-defined]
         for weight in ports_now:
             weight.mul_(2.0)
     transfer.learn()
@@ -266,7 +267,7 @@ def test_seed_and_ports_key_the_adapter_and_no_name_that_a_person_gave_does() ->
     def weights(seed: int, origin: str, goal: str, path: str = "weight") -> torch.Tensor:
         options = parse(TransferOptions, {"from": origin, "to": goal, "encoding": "whole"})
         port = Port(goal.partition(".")[2], path, target.weight)
-        adapter = Transfer(options, source, port, 10, seed).adapter
+        adapter = Transfer(options, Live(source), port, 10, seed).adapter
         return torch.cat([parameter.flatten() for parameter in adapter.parameters()])
 
     first = weights(0, "a.weight", "b.weight")

@@ -103,7 +103,7 @@ def find_missing(
         shows: whether a finished run has the figures that are wanted of it.
         wanted: which of the missing cells are to be made.
     """
-    found = {key: one for key, one in find_evidence(places.runs, places.results).items() if shows(one)}
+    found = find_evidence(places.runs, places.results, shows)
     missing = [cell for cell, key in table.cells().items() if key not in found and wanted(cell)]
     groups = group_cells(table, missing)
     while lacking := _lacking(table, groups, found, places):

@@ -11,7 +11,7 @@ from tune.cells import TablePlan
 from tune.evidence import Evidence
 from tune.results import Entry, Figure, Protocol, Results
 from tune.statistics import LEVEL, Comparison, adjust, compare, is_screening, sign_flip_p
-from tune.table import HELD, Better, Changes, paper_figures
+from tune.table import HELD, Changes, paper_figures
 
 PROTOCOLS: dict[Protocol, Changes] = {
     "last": {},
@@ -28,22 +28,25 @@ def shows(evidence: Evidence, protocol: Protocol) -> bool:
     return evidence.experiment["evaluation"].get("test") == "always"
 
 
-def assemble(plan: TablePlan, evidence: Mapping[str, Evidence], protocol: Protocol, command: str) -> Results:
+def assemble(
+    plan: TablePlan, evidence: Mapping[str, Evidence], protocol: Protocol, command: str, without_seeds: str
+) -> Results:
     """The table as far as its runs have finished.
 
     Args:
         evidence: key of a cell -> the finished run it is in.
         command: makes the table.
+        without_seeds: the same before it says which seeds; with an arm and a seed it repeats a cell.
 
     Raises:
         InputError: a record that was changed since, or two that should be paired and are not.
     """
     keys = plan.cells()
     used = {cell: evidence[key] for cell, key in keys.items() if key in evidence}
-    for one in {one.name: one for one in used.values()}.values():
+    for one in {(one.place, one.name): one for one in used.values()}.values():
         one.check()
     _check_paired(plan, used)
-    reader = _Reader(plan, used, protocol, command)
+    reader = _Reader(plan, used, protocol, without_seeds)
     entries = {(arm, column): reader.entry(arm, column) for arm in plan.table.arms for column in plan.table.columns}
     entries = _compared(plan, entries)
     family = [place for place in entries if entries[place].primary and _is_compared(plan, entries, place)]
@@ -115,8 +118,7 @@ class _Reader:
         if metric == HELD:
             return Entry({}, paper)
         cells = {seed: (arm, learner, seed) for seed in self._plan.seeds if (arm, learner, seed) in self._used}
-        better = self._plan.table.columns[column].better
-        figures = {seed: self._figure(cell, metric, better) for seed, cell in cells.items()}
+        figures = {seed: self._figure(cell, metric) for seed, cell in cells.items()}
         named = self._plan.table.primary
         return Entry(
             figures,
@@ -138,12 +140,13 @@ class _Reader:
                 return other
         return None
 
-    def _figure(self, cell: tuple[str, str, int], metric: str, better: Better) -> Figure:
+    def _figure(self, cell: tuple[str, str, int], metric: str) -> Figure:
         evidence, key = self._used[cell], self._keys[cell]
         learner = evidence.learner_of(key)
         lines = [line for line in evidence.metrics if line["learner"] == learner and line["metric"] == metric]
+        task = self._plan.arms[cell[0]].experiment.learners[cell[1]].trained_task
         return Figure(
-            value=self._value(evidence, learner, metric, lines, better),
+            value=self._value(evidence, learner, metric, task.selects),
             run=evidence.name,
             folder=None if evidence.folder is None else shown(evidence.folder.absolute()),
             learner=learner,
@@ -151,9 +154,7 @@ class _Reader:
             curve=tuple((line["epoch"], line["value"]) for line in lines if line["split"] == "validation"),
         )
 
-    def _value(
-        self, evidence: Evidence, learner: str, metric: str, lines: list[dict[str, Any]], better: Better
-    ) -> float | None:
+    def _value(self, evidence: Evidence, learner: str, metric: str, selects: str) -> float | None:
         ended = evidence.result["learners"][learner]
         if ended["diverged_at"] is not None:
             return None
@@ -161,8 +162,7 @@ class _Reader:
             raise InputError(f"columns: {learner} has no metric '{metric}'; {nearest(metric, ended['test'])}")
         if self._protocol != "best-test":
             return float(ended["test"][metric])
-        best = max if better == "higher" else min
-        return float(best(line["value"] for line in lines if line["split"] == "test" and line["value"] is not None))
+        return _best_on_test(evidence, learner, selects)[metric]
 
     def _notes(self, figures: Mapping[int, Figure], cells: Mapping[int, tuple[str, str, int]]) -> list[str]:
         diverged = [str(seed) for seed, figure in figures.items() if figure.value is None]
@@ -181,6 +181,16 @@ class _Reader:
             end["stopped_at"] is not None and transfers[name]["to"].partition(".")[0] == learner
             for name, end in evidence.result["transfers"].items()
         )
+
+
+def _best_on_test(evidence: Evidence, learner: str, selects: str) -> dict[str, float]:
+    """Every metric of the one epoch whose `selects` is best on test: as in the paper, it is an epoch that is chosen."""
+    epochs: dict[int, dict[str, float]] = {}
+    for line in evidence.metrics:
+        if line["learner"] == learner and line["split"] == "test":
+            epochs.setdefault(line["tick"], {})[line["metric"]] = line["value"]
+    finite = [metrics for metrics in epochs.values() if None not in metrics.values()]
+    return max(finite, key=lambda metrics: metrics[selects])
 
 
 # --- compared ----------------------------------------------------------------------------------------------------

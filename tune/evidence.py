@@ -4,9 +4,9 @@ A cell is found by its key, wherever it was trained. What is used is checked aga
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,10 @@ class Evidence:
         if self.folder is not None:
             return read_metrics(self.folder)
         try:
-            rows = parquet.read_table(self.place / METRICS, filters=[("run", "=", self.name)])
+            path = (self.place / METRICS).absolute()
+            return _metrics_by_run(path, path.stat().st_mtime_ns).get(self.name, [])
         except (OSError, pyarrow.ArrowException) as error:
             raise InputError(f"{self.place / METRICS}: cannot be read: {error}") from None
-        return rows.to_pylist()
 
     def learner_of(self, key: str) -> str:
         """The learner whose cell has this key."""
@@ -68,18 +68,33 @@ class Evidence:
         """Raises:
         InputError: something in it is not as the run left it.
         """
-        if seal_of(self.experiment, self.manifest, self.metrics, self.result) != self.result["seal"]:
+        if seal_of(self.experiment, self.manifest, self.metrics, self.result) != self.result.get("seal"):
             raise InputError(
                 f"{shown(self.place.absolute())}: run {self.name} was changed after it had finished (its seal does not "
                 "fit); remove it, and its cells are trained again"
             )
 
 
-def find_evidence(runs: Path, results: Path) -> dict[str, Evidence]:
-    """Key of a cell -> the finished run it was trained in; a record that is here comes before a committed one."""
+@lru_cache(maxsize=4)
+def _metrics_by_run(path: Path, changed: int) -> dict[str, list[dict[str, Any]]]:
+    """Run -> its figures, of a whole file at once: a look into it for each of many runs takes a minute."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in parquet.read_table(path).to_pylist():
+        found.setdefault(row["run"], []).append(row)
+    return found
+
+
+def find_evidence(
+    runs: Path, results: Path, shows: Callable[[Evidence], bool] = lambda evidence: True
+) -> dict[str, Evidence]:
+    """Key of a cell -> the finished run it was trained in; a record that is here comes before a committed one.
+
+    Args:
+        shows: whether a run has the figures that are wanted of it; one that lacks them stands before no other.
+    """
     found: dict[str, Evidence] = {}
-    for evidence in [*_recorded(runs), *_committed(results)]:
-        for key in evidence.manifest["cells"].values():
+    for evidence in filter(shows, [*_recorded(runs), *_committed(results)]):
+        for key in evidence.manifest.get("cells", {}).values():
             found.setdefault(key, evidence)
     return found
 

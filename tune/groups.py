@@ -4,7 +4,7 @@ That they come out as they would alone is not taken on trust: the keys of the ce
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mergenet.config import InputError, digest, parse
@@ -43,6 +43,11 @@ class _Part:
 
     def keys(self, seed: int) -> dict[str, str]:
         return {learner: key for learner, key in self.plan.keys[seed].items() if learner in self.learners}
+
+    def with_clock(self) -> "_Part":
+        """The same with the arm's clock learner, by whose epochs the steps of all are counted."""
+        experiment = self.plan.experiment
+        return replace(self, learners=self.learners | upstream(experiment, experiment.clock))
 
 
 def group_cells(table: TablePlan, missing: Iterable[Cell]) -> list[Group]:
@@ -84,18 +89,22 @@ def _sharing(parts: Sequence[_Part], seed: int) -> list[list[_Part]]:
 
 def _groups(table: TablePlan, parts: Sequence[_Part], seed: int, plans: dict[str, Plan]) -> list[Group]:
     """One run for all parts, or one for each where together they would not be what they are alone."""
+    group = _equal_group(table, parts, seed, plans)
+    if group is not None:
+        return [group]
     if len(parts) > 1:
-        try:
-            group = _group(table, parts, seed, plans)
-        except InputError:  # clocks, epochs or evaluations that do not go together
-            group = None
-        if group is not None and set(group.plan.cells.values()) >= _wanted(table, group.cells):
-            return [group]
-    return [_group(table, [part], seed, plans) for part in parts]
+        return [group for part in parts for group in _groups(table, [part], seed, plans)]
+    return [_group(table, [part.with_clock() for part in parts], seed, plans)]
 
 
-def _wanted(table: TablePlan, cells: Iterable[Cell]) -> set[str]:
-    return {table.arms[arm].keys[seed][learner] for arm, learner, seed in cells}
+def _equal_group(table: TablePlan, parts: Sequence[_Part], seed: int, plans: dict[str, Plan]) -> Group | None:
+    """One run for all parts, if its cells have the keys that the table knows them by."""
+    try:
+        group = _group(table, parts, seed, plans)
+    except InputError:  # clocks, epochs or evaluations that do not go together
+        return None
+    wanted = {table.arms[arm].keys[seed][learner] for arm, learner, seed in group.cells}
+    return group if wanted <= set(group.plan.cells.values()) else None
 
 
 def _group(table: TablePlan, parts: Sequence[_Part], seed: int, plans: dict[str, Plan]) -> Group:

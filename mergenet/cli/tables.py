@@ -60,21 +60,22 @@ class TableOptions:
         """The table as far as its runs have finished."""
         from tune.assemble import assemble
 
-        return assemble(plan, self.evidence(), self.protocol, self.command())
+        return assemble(plan, self.evidence(), self.protocol, self.command(), self.command(with_seeds=False))
 
     def evidence(self) -> "dict[str, Evidence]":
         """Key of a cell -> the finished run it is in, of all that the protocol can read."""
         from tune.evidence import find_evidence
 
-        found = find_evidence(self.runs, self.results)
-        return {key: one for key, one in found.items() if self.shows(one)}
+        return find_evidence(self.runs, self.results, self.shows)
 
-    def command(self, name: str = "ablate") -> str:
+    def command(self, name: str = "ablate", with_seeds: bool = True) -> str:
         """What makes the table on another machine; where things lie here is left out."""
         words = ["mergenet", name, self.table, "--scale", self.scale]
         words += ["--protocol", self.protocol] if self.protocol != "last" else []
-        words += ["--seeds", str(self.seeds)] if self.seeds else []
-        return shlex.join([*words, *(word for seed in self.chosen_seeds for word in ("--seed", str(seed)))])
+        if with_seeds:
+            words += ["--seeds", str(self.seeds)] if self.seeds else []
+            words += [word for seed in self.chosen_seeds for word in ("--seed", str(seed))]
+        return shlex.join(words)
 
     def folder(self) -> Path:
         """Where the report goes."""

@@ -32,6 +32,11 @@ class Port:
         """A copy of the matrix: later steps of the optimizer do not reach it."""
         return self.weight.detach().clone().reshape(self.shape)
 
+    def gradient(self) -> Tensor:
+        """A copy of the weight's gradient, as the last backward pass left it, as a matrix."""
+        assert self.weight.grad is not None, "the target has stepped since the transfer"
+        return self.weight.grad.detach().clone().reshape(self.shape)
+
     def write(self, matrix: Tensor) -> None:
         """Copies `matrix` into the weight in place.
 

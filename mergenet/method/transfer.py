@@ -5,7 +5,7 @@ that two directions see the same moment. Steps are the target's own, counted fro
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -13,26 +13,12 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from mergenet import randomness
-from mergenet.config import Options
+from mergenet.config import Neutral, Options
 from mergenet.method.adapter import Adapter, Lpka
 from mergenet.method.encoding import Encoding, Svd
 from mergenet.method.ports import Port
+from mergenet.method.sources import Control, Source
 from mergenet.optimization import AdamW, Cosine, Optimizer, Schedule, Share, set_rate
-
-
-class Source(Protocol):
-    """Where a transfer reads: anything that has a path to be known by, a shape, and can be read."""
-
-    @property
-    def path(self) -> str:
-        """The dotted name of what is read, the same whatever a person calls it."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the matrix."""
-
-    def read(self) -> Tensor:
-        """A copy of the matrix as it is now."""
 
 
 class TransferOptions(Options):
@@ -41,6 +27,8 @@ class TransferOptions(Options):
     Attributes:
         source: `learner.port` where it reads.
         target: `learner.port` where it writes.
+        control: what stands in the source's place: `random` (another initialisation of its model), `shuffled` (its
+            entries in a fresh order each time), `initial` (as it began), `own` (the target's own matrix at `to`).
         encoding: what of the two matrices takes part.
         adapter: what generates the new matrix.
         cycle: steps of the target from one transfer to the next (the paper's best: 4).
@@ -48,6 +36,8 @@ class TransferOptions(Options):
         stop: share of the run after which there is none.
         span: the movement the adapter learns from: that of one `step` (the authors' code), or of the
             whole `cycle` (the paper's text).
+        update: what the adapter learns from: the `delta` between what it wrote and where training moved it (the paper),
+            or the gradient of the target's own `loss` there, which the paper does not compare with.
         optimizer: of the adapter; biases, norms and gates are not decayed (the authors' code). The small
             default rate keeps AdamW's first steps, whose size is the rate and not the movement, harmless.
         schedule: of the adapter's rate over its own updates.
@@ -57,12 +47,14 @@ class TransferOptions(Options):
 
     source: str = Field(alias="from")
     target: str = Field(alias="to")
+    control: Annotated[Control, Neutral("none")] = "none"
     encoding: Encoding = Svd()
     adapter: Adapter = Lpka()
     cycle: PositiveInt = 4
     start: Share = 0.0
     stop: Share = 1.0
     span: Literal["step", "cycle"] = "step"
+    update: Annotated[Literal["delta", "loss"], Neutral("delta")] = "delta"
     optimizer: Optimizer = AdamW(lr=1e-4)
     schedule: Schedule = Cosine()
     clip: PositiveFloat = 50.0
@@ -73,9 +65,11 @@ class TransferOptions(Options):
         return step > 0 and step % self.cycle == 0 and self.start <= step / steps < self.stop
 
     @model_validator(mode="after")
-    def _starts_before_it_stops(self) -> Self:
+    def _goes_together(self) -> Self:
         if self.start >= self.stop:
             raise ValueError(f"start {self.start} is not before stop {self.stop}")
+        if self.update == "loss" and self.span == "cycle":
+            raise ValueError("update 'loss' is the gradient of the one step after a transfer; leave span 'cycle' out")
         return self
 
 
@@ -148,7 +142,7 @@ class Transfer:
         Raises:
             NotFinite: the leading directions of a matrix that is not cannot be found.
         """
-        target, source = self.port.read(), self.source.read()
+        target, source = self.port.read(), self.source.read(step)
         try:
             self.target_encoder.refresh(target)
             self.source_encoder.refresh(source)
@@ -175,17 +169,19 @@ class Transfer:
             pending.generated = generated
 
     def learn(self) -> None:
-        """One update of the adapter towards where training moved the written weight.
+        """One update of the adapter towards where training moved the written weight, or down the target's loss.
 
         With delta = generated - moved, the gradient is the vector-Jacobian product of delta through the
-        encoding and the adapter: that of 1/2 |generated - stopgrad(moved)|^2.
+        encoding and the adapter: that of 1/2 |generated - stopgrad(moved)|^2. With `update: loss` the gradient
+        of the target's loss with respect to the written weight stands in delta's place: the chain rule.
         """
         pending = self._pending()
         generated = pending.generated if pending.generated is not None else self._generate_again(pending)
         moved = self.port.read()
         delta = generated.detach() - moved
         parameters = [parameter for parameter in self.adapter.parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad(generated, parameters, grad_outputs=delta, materialize_grads=True)
+        taught = delta if self.options.update == "delta" else self.port.gradient()
+        gradients = torch.autograd.grad(generated, parameters, grad_outputs=taught, materialize_grads=True)
         for parameter, gradient in zip(parameters, _all_from_first_rank(gradients), strict=True):
             parameter.grad = gradient
         nn.utils.clip_grad_norm_(parameters, self.options.clip)

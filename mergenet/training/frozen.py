@@ -29,6 +29,12 @@ def outline(weights: Weights) -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in weights.shapes.items()}
 
 
+def classes_of(options: LearnerOptions) -> int:
+    """How many classes the file of a frozen learner tells apart."""
+    weights, classifier = frozen_weights(options), find_model(options.model).ports.get("classifier")
+    return ANY if classifier is None else weights.shapes[f"{classifier}.weight"][0]
+
+
 def frozen_port(options: LearnerOptions, name: str, device: torch.device) -> Port:
     """The port `name` of a frozen learner, its weight alone read from the file, in fp32."""
     weights = frozen_weights(options)

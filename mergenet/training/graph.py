@@ -13,6 +13,7 @@ from mergenet.method.ports import Port, find_port
 from mergenet.method.transfer import NotFinite, Transfer, TransferOptions
 from mergenet.models import find_model
 from mergenet.training import ranks
+from mergenet.training.controls import is_live, source_of
 from mergenet.training.frozen import frozen_port
 from mergenet.training.learner import Learner
 from mergenet.training.plan import Plan
@@ -23,7 +24,7 @@ class Edge:
     """A transfer between two learners of the run.
 
     It stops for good when one of them diverges, or at the tick `broken_at`, when it meets matrices that are
-    not finite: a broken source does not break its target. The source is None where it is frozen.
+    not finite: a broken source does not break its target. The source is None where no learner's training reaches it.
     """
 
     def __init__(self, name: str, transfer: Transfer, source: Learner | None, target: Learner) -> None:
@@ -97,14 +98,23 @@ class Graph:
         transfers = experiment.enabled_transfers()
         ends = {end for transfer in transfers.values() for end in (transfer.source, transfer.target)}
         ports = {end: self._port(experiment, end) for end in sorted(ends)}
-        self.edges = {name: self._edge(name, options, ports, seed) for name, options in transfers.items()}
+        self.edges = {
+            name: self._edge(name, options, experiment, ports, data, seed) for name, options in transfers.items()
+        }
 
-    def _edge(self, name: str, options: TransferOptions, ports: Mapping[str, Port], seed: int) -> Edge:
-        source = self.learners.get(split_end(options.source)[0])
-        target = self.learners[split_end(options.target)[0]]
-        return Edge(
-            name, Transfer(options, ports[options.source], ports[options.target], target.steps, seed), source, target
-        )
+    def _edge(
+        self,
+        name: str,
+        options: TransferOptions,
+        experiment: Experiment,
+        ports: Mapping[str, Port],
+        data: Mapping[str, Images],
+        seed: int,
+    ) -> Edge:
+        taught_by, target = split_end(options.source)[0], self.learners[split_end(options.target)[0]]
+        source = source_of(options, ports, experiment.learners[taught_by], data, seed)
+        learner = self.learners.get(taught_by) if is_live(options) else None
+        return Edge(name, Transfer(options, source, ports[options.target], target.steps, seed), learner, target)
 
     def _port(self, experiment: Experiment, end: str) -> Port:
         learner, port = split_end(end)

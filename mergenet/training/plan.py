@@ -220,7 +220,8 @@ def _check_writers(experiment: Experiment, ports: Mapping[str, Port]) -> None:
 
 
 def _plan_transfer(name: str, options: TransferOptions, ports: Mapping[str, Port], steps: int) -> TransferPlan:
-    source, target = ports[options.source], ports[options.target]
+    target = ports[options.target]
+    source = target if options.control == "own" else ports[options.source]
     encoded: list[Size] = []
     for key, port in (("from", source), ("to", target)):
         try:

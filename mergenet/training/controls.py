@@ -1,0 +1,52 @@
+"""The source of a transfer in a run: the weight that is named, or the control that stands in its place."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from mergenet import randomness
+from mergenet.data.images import Images
+from mergenet.experiment import LearnerOptions
+from mergenet.method.ports import Port, find_port
+from mergenet.method.sources import Fixed, Live, Shuffled, Source
+from mergenet.method.transfer import TransferOptions
+from mergenet.models import find_model
+from mergenet.training.frozen import classes_of
+
+
+def is_live(options: TransferOptions) -> bool:
+    """Whether what the transfer reads changes as its source trains."""
+    return options.control in ("none", "shuffled")
+
+
+def source_of(
+    options: TransferOptions, ports: Mapping[str, Port], learner: LearnerOptions, data: Mapping[str, Images], seed: int
+) -> Source:
+    """What a transfer reads. Called before any learner has stepped, in a run that is resumed too.
+
+    Args:
+        ports: end of a transfer -> its port.
+        learner: the one that `from` names.
+        data: name of a data set -> it.
+    """
+    port = ports[options.source]
+    match options.control:
+        case "own":
+            return Live(ports[options.target])
+        case "initial":
+            return Fixed(port)
+        case "random":
+            return Fixed(_initialised_otherwise(port, learner, data, seed))
+        case "shuffled":
+            return Shuffled(port, seed)
+        case _:
+            return Live(port)
+
+
+def _initialised_otherwise(port: Port, learner: LearnerOptions, data: Mapping[str, Images], seed: int) -> Port:
+    """The same port of the learner's model as it would begin from other random numbers."""
+    classes = classes_of(learner) if learner.frozen else learner.trained_task.images(data).classes
+    with randomness.seeded("random source", seed, learner.model, learner.copy_number):
+        model: nn.Module = find_model(learner.model).build(classes)
+    found = find_port(dict(model.named_parameters()), port.path, {})
+    return Port(port.name, port.path, found.weight.detach().to(port.weight.device))
