@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from mergenet.config import InputError
+from mergenet.experiment import load_experiment
 from mergenet.training.plan import make_plan
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
-from mergenet.training.spec import RunSpec, data_of
+from mergenet.training.spec import RunSpec, data_of, locate_data
 from mergenet.training.trained import read_trained
 from tests.tables import missing, plan, tiny, train
 from tune.ablate import Places, find_missing
@@ -62,6 +63,29 @@ def test_arms_that_take_weights_from_each_other_are_refused() -> None:
         InputError, match=r"^table tiny, arm frozen: trained: no learner 'sorce' trains in arm 'vanilla'"
     ):
         plan(tiny({"arms": {"frozen": {"trained": {"source": "vanilla.sorce"}}}}))
+
+
+def test_weights_of_another_model_than_takes_them_are_refused() -> None:
+    with pytest.raises(InputError, match=r"trained.source: vanilla.target is a mobilenet_v2-narrow, and source a resn"):
+        plan(tiny({"arms": {"frozen": {"trained": {"source": "vanilla.target"}}}}))
+
+
+def test_a_column_of_a_learner_that_trains_nowhere_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"columns.trget.top1: no learner 'trget' trains in any arm; nearest is 'targe"
+    ):
+        plan(tiny({"columns": {"trget.top1": {"title": "x"}}}))
+
+
+def test_arms_may_read_other_data_than_each_other(tmp_path: Path) -> None:
+    table = plan(seeds=(0,))
+    digits = table.arms["vanilla"].experiment
+    other = load_experiment(digits.dump(), {
+        f"learners.{name}.task.classification.data": "cifar100" for name in digits.learners
+    })  # fmt: skip
+    assert locate_data([digits, other], {"cifar100": str(tmp_path)}) == {"cifar100": str(tmp_path)}
+    with pytest.raises(InputError, match=r"^--data mnist: this experiment reads cifar100, digits and not mnist$"):
+        locate_data([digits, other], {"cifar100": str(tmp_path), "mnist": str(tmp_path)})
 
 
 def test_what_is_held_counts_learners_that_reach_the_columns_and_adapters() -> None:
