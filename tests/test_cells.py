@@ -172,3 +172,16 @@ def test_weights_are_handed_on_by_a_learner_whose_steps_another_counts(tmp_path:
     )
     (giving, frozen) = ablation.jobs
     assert frozen.needs() <= giving.makes
+
+
+def test_weights_whose_checkpoint_is_broken_are_trained_again(tmp_path: Path) -> None:
+    table = plan(seeds=(0,))
+    places = Places(tmp_path / "runs", tmp_path / "results")
+    (first,) = find_missing(table, places, wanted=lambda cell: cell == ("vanilla", "source", 0)).jobs
+    execute(first.spec, Silent())
+    (frozen,) = find_missing(table, places, wanted=lambda cell: cell[0] == "frozen").jobs
+    assert frozen.needs() == {table.cells()["vanilla", "source", 0]}
+    for state in first.spec.folder.glob("checkpoints/*/state.pt"):
+        state.write_bytes(b"broken")
+    again = find_missing(table, places, wanted=lambda cell: cell[0] == "frozen").jobs
+    assert frozen.needs() <= set().union(*(job.makes for job in again))

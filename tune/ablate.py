@@ -12,6 +12,7 @@ from cluster.session import available, session
 from cluster.side_by_side import Workers
 from mergenet.config import InputError
 from mergenet.experiment import Experiment
+from mergenet.training.checkpoint import checkpoints, problem_of
 from mergenet.training.files import has_begun, is_being_written, replacing, shown
 from mergenet.training.record import read_manifest, run_folder
 from mergenet.training.spec import Origin, RunSpec
@@ -129,7 +130,9 @@ def _lacking(table: TablePlan, groups: Iterable[Group], found: Mapping[str, Evid
 
 
 def _has_weights(evidence: Evidence | None) -> bool:
-    return evidence is not None and evidence.folder is not None and any(evidence.folder.glob("checkpoints/*/state.pt"))
+    """Whether its last checkpoint is there and whole."""
+    there = checkpoints(evidence.folder / "checkpoints") if evidence is not None and evidence.folder is not None else []
+    return bool(there) and problem_of(there[-1]) is None
 
 
 def _job(group: Group, table: TablePlan, places: Places) -> Job:
