@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -46,6 +48,7 @@ def session() -> Iterator[None]:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    on_terminate = signal.getsignal(signal.SIGTERM)
     ray.init(
         address="local",
         num_cpus=available("cpu"),  # Ray's own count may be smaller than what check_fits let through
@@ -54,6 +57,8 @@ def session() -> Iterator[None]:
         logging_level=logging.ERROR,
         configure_logging=True,
     )
+    if threading.current_thread() is threading.main_thread():  # Ray's own prints a stack and aborts
+        signal.signal(signal.SIGTERM, on_terminate)
     try:
         yield
     finally:

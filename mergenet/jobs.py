@@ -65,7 +65,7 @@ def prepare(
     """
     _check_code(experiment, allow_code)
     experiment = _with_absolute_weights(experiment)
-    located = locate_data(experiment, paths)
+    located = locate_data([experiment], paths)
     plan = make_plan(experiment, seed, data_of(experiment, located), workers)
     folder = run_folder(runs, experiment.name, plan.hash, seed).absolute()
     return Job(RunSpec(experiment, seed, located, folder, device, threads), plan, workers)
@@ -80,7 +80,7 @@ def prepare_resume(folder: Path, paths: Mapping[str, str], device: str, workers:
     experiment, manifest = read_experiment(folder), read_manifest(folder)
     _check_code(experiment, allow_code)
     recorded = {name: entry["path"] for name, entry in manifest["data"].items() if entry["path"]}
-    located = locate_data(experiment, {**recorded, **paths})
+    located = locate_data([experiment], {**recorded, **paths})
     origins = origins_from_plain(manifest.get("origins", {}))
     plan = make_plan(experiment, manifest["seed"], data_of(experiment, located), workers, origins)
     if plan.hash != manifest["hash"]:

@@ -7,7 +7,7 @@ from typing import Any
 from mergenet.config import merge, parse
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
-from tune.ablate import Ablation, Places, _ready, find_missing
+from tune.ablate import Ablation, Places, find_missing, ready
 from tune.cells import TablePlan, plan_table
 from tune.table import Table
 
@@ -66,7 +66,7 @@ def train(plan: TablePlan, folder: Path) -> list[Path]:
     while jobs := missing(plan, folder).jobs:
         ablation = missing(plan, folder)
         folders = {key: one.folder for key, one in ablation.evidence.items() if one.folder is not None}
-        for job in _ready(jobs, ablation.places, folders):
+        for job in ready(jobs, ablation.places, folders):
             execute(job.spec, Silent())
             trained.append(job.spec.folder)
     return trained

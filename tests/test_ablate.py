@@ -120,6 +120,28 @@ def _wait_until_free(run: Path) -> None:
         time.sleep(0.2)
 
 
+TERMINATED = """
+import os, signal, time
+from cluster.session import session
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, stop)
+try:
+    with session():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+except KeyboardInterrupt:
+    print("stopped as told")
+"""
+
+
+def test_a_request_to_terminate_is_ours_to_answer_beside_ray() -> None:
+    ended = subprocess.run([sys.executable, "-c", TERMINATED], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "stopped as told")
+
+
 def test_a_run_that_fails_stops_no_other_and_is_told(table: str, call: Call, tmp_path: Path) -> None:
     (job, *_) = missing(plan(), tmp_path).jobs
     broken = tmp_path / "runs" / "tiny-tiny" / job.spec.folder.name

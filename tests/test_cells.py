@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from mergenet.config import InputError
+from mergenet.experiment import load_experiment
 from mergenet.training.plan import make_plan
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
-from mergenet.training.spec import RunSpec, data_of
+from mergenet.training.spec import RunSpec, data_of, locate_data
 from mergenet.training.trained import read_trained
 from tests.tables import missing, plan, tiny, train
 from tune.ablate import Places, find_missing
@@ -62,6 +63,29 @@ def test_arms_that_take_weights_from_each_other_are_refused() -> None:
         InputError, match=r"^table tiny, arm frozen: trained: no learner 'sorce' trains in arm 'vanilla'"
     ):
         plan(tiny({"arms": {"frozen": {"trained": {"source": "vanilla.sorce"}}}}))
+
+
+def test_weights_of_another_model_than_takes_them_are_refused() -> None:
+    with pytest.raises(InputError, match=r"trained.source: vanilla.target is a mobilenet_v2-narrow, and source a resn"):
+        plan(tiny({"arms": {"frozen": {"trained": {"source": "vanilla.target"}}}}))
+
+
+def test_a_column_of_a_learner_that_trains_nowhere_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"columns.trget.top1: no learner 'trget' trains in any arm; nearest is 'targe"
+    ):
+        plan(tiny({"columns": {"trget.top1": {"title": "x"}}}))
+
+
+def test_arms_may_read_other_data_than_each_other(tmp_path: Path) -> None:
+    table = plan(seeds=(0,))
+    digits = table.arms["vanilla"].experiment
+    other = load_experiment(digits.dump(), {
+        f"learners.{name}.task.classification.data": "cifar100" for name in digits.learners
+    })  # fmt: skip
+    assert locate_data([digits, other], {"cifar100": str(tmp_path)}) == {"cifar100": str(tmp_path)}
+    with pytest.raises(InputError, match=r"^--data mnist: this experiment reads cifar100, digits and not mnist$"):
+        locate_data([digits, other], {"cifar100": str(tmp_path), "mnist": str(tmp_path)})
 
 
 def test_what_is_held_counts_learners_that_reach_the_columns_and_adapters() -> None:
@@ -148,3 +172,16 @@ def test_weights_are_handed_on_by_a_learner_whose_steps_another_counts(tmp_path:
     )
     (giving, frozen) = ablation.jobs
     assert frozen.needs() <= giving.makes
+
+
+def test_weights_whose_checkpoint_is_broken_are_trained_again(tmp_path: Path) -> None:
+    table = plan(seeds=(0,))
+    places = Places(tmp_path / "runs", tmp_path / "results")
+    (first,) = find_missing(table, places, wanted=lambda cell: cell == ("vanilla", "source", 0)).jobs
+    execute(first.spec, Silent())
+    (frozen,) = find_missing(table, places, wanted=lambda cell: cell[0] == "frozen").jobs
+    assert frozen.needs() == {table.cells()["vanilla", "source", 0]}
+    for state in first.spec.folder.glob("checkpoints/*/state.pt"):
+        state.write_bytes(b"broken")
+    again = find_missing(table, places, wanted=lambda cell: cell[0] == "frozen").jobs
+    assert frozen.needs() <= set().union(*(job.makes for job in again))

@@ -22,6 +22,7 @@ from tune.report.page import html
 from tune.report.plots import plots_of
 from tune.results import Entry, Results
 from tune.statistics import pairs_needed
+from tune.table import Arm
 
 GOLDEN = Path(__file__).parent / "assets" / "report"
 
@@ -273,6 +274,16 @@ def test_latex_escapes_what_it_would_take_for_its_own() -> None:
     table = latex.table(replace(results, made_with={hostile: hostile}))
     body = "\n".join(line for line in table.splitlines() if not line.startswith("%"))
     assert body.count(expected) == 5 and hostile not in body
+
+
+def test_latex_neither_sets_its_comments_nor_takes_a_label_for_an_option() -> None:
+    results = synthetic.results()
+    arms = {**results.table.arms, "mlp": Arm(label="[row-row] only")}
+    table = latex.table(
+        replace(results, about="first\nsecond & more", table=results.table.model_copy(update={"arms": arms}))
+    )
+    assert all(line.startswith("%") for line in table.split(r"\begin{table}")[0].splitlines())
+    assert "    {}[row-row] only & " in table
 
 
 def test_a_command_in_latex_is_still_that_command() -> None:

@@ -159,3 +159,21 @@ def test_unknown_names_have_a_nearest() -> None:
         load_table("tabel8")
     with pytest.raises(InputError, match=r"^--scale papr: table8 has no such scale; nearest is 'paper'$"):
         load_table("table8").scale("papr")
+
+
+def test_a_table_that_the_paper_does_not_have_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(as_yaml({**TINY, "paper": "tabel8"}))
+    with pytest.raises(InputError, match=r"mine.yaml: paper: no table 'tabel8'; nearest is 'table8'$"):
+        load_table(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("trained", "line"),
+    [
+        ({"source": "vanilla"}, "arms.frozen.trained.source: write it as arm.learner, got 'vanilla'"),
+        ({"sorce": "vanilla.source"}, "learners.sorce.model: is missing"),
+    ],
+)
+def test_weights_to_take_that_do_not_fit_are_refused_in_a_line(trained: dict[str, str], line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        experiment_of(tiny({"arms": {"frozen": {"trained": trained}}}), "tiny", "frozen")

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.tables import missing, plan, train
-from tune.ablate import Job
+from mergenet.training.reporter import Silent
+from mergenet.training.run import execute
+from tests.tables import missing, plan, tiny, train
+from tune.ablate import Job, Places, find_missing
+from tune.assemble import PROTOCOLS
+from tune.cells import Cell, plan_table
 from tune.store import connect
 from tune.table_mirror import TableMirror
 
@@ -34,7 +38,7 @@ def test_arms_are_parents_and_seeds_their_children(trained: tuple[Path, list[Job
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     parents = {run.data.tags["mergenet.arm"]: run for run in runs if "mergenet.arm.parent" in run.data.tags}
-    children = {run.data.tags["mergenet.cell"]: run for run in runs if "mergenet.cell" in run.data.tags}
+    children = {run.info.run_name: run for run in runs if "mergenet.cell" in run.data.tags}
     records = [run for run in runs if "mergenet.run" in run.data.tags]
     assert (len(parents), len(children), len(records), len(runs)) == (3, 3, 2, 8)
     assert set(children) == {"vanilla s0", "one-way s0", "frozen s0"}
@@ -51,6 +55,27 @@ def test_arms_are_parents_and_seeds_their_children(trained: tuple[Path, list[Job
         expected = run.result["learners"][run.learner_of(key)]["test"]["top1"]
         assert children[f"{arm} s0"].data.metrics["target.top1"] == expected
         assert children[f"{arm} s0"].data.tags["mergenet.record"] == run.name
+
+
+def test_another_protocol_has_runs_of_its_own(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'm.db'}"
+    for protocol in ("last", "best"):
+        table = plan_table(tiny(), "tiny", (0,), {}, PROTOCOLS[protocol])
+        found = find_missing(table, Places(tmp_path / "runs", tmp_path / "results"), wanted=_is_plain)
+        for job in found.jobs:
+            execute(job.spec, Silent())
+            TableMirror(table, tmp_path / "runs", uri, print).send(job)
+    client = connect(uri)
+    experiment = client.get_experiment_by_name("tiny-tiny")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run.data.params["evaluation.weights"] for run in runs if "mergenet.arm.parent" in run.data.tags]
+    assert sorted(parents) == ["best", "last"]
+    assert len([run for run in runs if "mergenet.cell" in run.data.tags]) == 2
+
+
+def _is_plain(cell: Cell) -> bool:
+    return cell == ("vanilla", "target", 0)
 
 
 def test_an_mlflow_that_is_away_is_said_once(trained: tuple[Path, list[Job]], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A table's missing cells, found and trained: nothing that has finished is trained again."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from cluster.session import available, session
 from cluster.side_by_side import Workers
 from mergenet.config import InputError
 from mergenet.experiment import Experiment
+from mergenet.training.checkpoint import checkpoints, problem_of
 from mergenet.training.files import has_begun, is_being_written, replacing, shown
 from mergenet.training.record import read_manifest, run_folder
 from mergenet.training.spec import Origin, RunSpec
@@ -128,7 +130,9 @@ def _lacking(table: TablePlan, groups: Iterable[Group], found: Mapping[str, Evid
 
 
 def _has_weights(evidence: Evidence | None) -> bool:
-    return evidence is not None and evidence.folder is not None and any(evidence.folder.glob("checkpoints/*/state.pt"))
+    """Whether its last checkpoint is there and whole."""
+    there = checkpoints(evidence.folder / "checkpoints") if evidence is not None and evidence.folder is not None else []
+    return bool(there) and problem_of(there[-1]) is None
 
 
 def _job(group: Group, table: TablePlan, places: Places) -> Job:
@@ -184,10 +188,16 @@ def train_missing(
     teller.begin(ablation.jobs)
     try:
         with session():
-            share = available("cuda") / max(most, available("cuda")) if ablation.places.device == "cuda" else 0.0
-            return _train(ablation, Workers(most, share, teller.ticked), teller, finished)
+            return _train(
+                ablation, Workers(most, _share_of_gpu(most, ablation.places), teller.ticked), teller, finished
+            )
     finally:
         teller.stop()
+
+
+def _share_of_gpu(most: int, places: Places) -> float:
+    """Of one, for each of so many runs; Ray gives no run parts of two."""
+    return 1 / math.ceil(most / available("cuda")) if places.device == "cuda" else 0.0
 
 
 def _train(ablation: Ablation, workers: Workers, teller: Teller, finished: Callable[[Job], None]) -> int:
@@ -195,7 +205,7 @@ def _train(ablation: Ablation, workers: Workers, teller: Teller, finished: Calla
     folders = {key: one.folder for key, one in ablation.evidence.items() if one.folder is not None}
     failed = 0
     while waiting or len(workers):
-        for job in _ready(waiting, ablation.places, folders):
+        for job in ready(waiting, ablation.places, folders):
             if workers.has_room():
                 waiting.remove(job)
                 workers.start(job.spec)
@@ -213,7 +223,7 @@ def _train(ablation: Ablation, workers: Workers, teller: Teller, finished: Calla
     return failed + len(waiting)
 
 
-def _ready(waiting: Sequence[Job], places: Places, folders: Mapping[str, Path]) -> list[Job]:
+def ready(waiting: Sequence[Job], places: Places, folders: Mapping[str, Path]) -> list[Job]:
     """Those whose weights are there, or can be taken from a finished run."""
     return [job for job in waiting if all(_handed_on(key, places, folders.get(key)) for key in sorted(job.needs()))]
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mergenet.config import InputError
-from mergenet.data.images import Images
+from mergenet.config import InputError, nearest
 from mergenet.experiment import Experiment, split_end
 from mergenet.identity import upstream
 from mergenet.training.plan import Plan, make_plan, plan_again
@@ -72,14 +71,27 @@ def plan_table(
     """
     seeds = tuple(seeds)
     experiments = {arm: experiment_of(table, scale, arm, overrides) for arm in table.arms}
-    located = {name: path for one in experiments.values() for name, path in locate_data(one, paths).items()}
+    located = locate_data(experiments.values(), paths)
     arms: dict[str, ArmPlan] = {}
     for arm in _in_order(table):
         try:
             arms[arm] = _plan_arm(experiments[arm], seeds, located, table.arms[arm].trained, arms)
         except InputError as error:
             raise InputError(f"table {table.name}, arm {arm}: {error}") from None
+    _check_columns(table, arms)
     return TablePlan(with_models(table, scale), scale, seeds, {arm: arms[arm] for arm in table.arms}, located)
+
+
+def _check_columns(table: Table, arms: Mapping[str, ArmPlan]) -> None:
+    """Each is of a learner that trains in some arm: others would stay empty, whatever ran."""
+    trained = dict.fromkeys(name for arm in arms.values() for name in arm.experiment.trained())
+    for column in table.columns:
+        learner = column.partition(".")[0]
+        if learner not in trained:
+            raise InputError(
+                f"table {table.name}: columns.{column}: no learner '{learner}' trains in any arm; "
+                f"{nearest(learner, trained)}"
+            )
 
 
 def _in_order(table: Table) -> list[str]:
@@ -110,20 +122,27 @@ def _plan_arm(
     before: Mapping[str, ArmPlan],
 ) -> ArmPlan:
     data = data_of(experiment, paths)
-    origins = {seed: {learner: _origin(end, seed, before, data) for learner, end in trained.items()} for seed in seeds}
+    origins = {
+        seed: {learner: _origin(experiment, learner, end, seed, before, paths) for learner, end in trained.items()}
+        for seed in seeds
+    }
     plan = make_plan(experiment, seeds[0], data, 1, origins[seeds[0]])
     keys = {seed: plan_again(plan, experiment, seed, origins[seed]).cells for seed in seeds}
     return ArmPlan(experiment, plan, keys, origins)
 
 
-def _origin(end: str, seed: int, before: Mapping[str, ArmPlan], data: Mapping[str, Images]) -> Origin:
-    """What the weights that `arm.learner` ends with are trained as."""
+def _origin(
+    experiment: Experiment, taker: str, end: str, seed: int, before: Mapping[str, ArmPlan], paths: Mapping[str, str]
+) -> Origin:
+    """What the weights that `arm.learner` ends with, and `taker` begins with, are trained as."""
     arm, learner = split_end(end)
     keys = before[arm].keys[seed]
     if learner not in keys:
         raise InputError(f"trained: no learner '{learner}' trains in arm '{arm}'; there is {', '.join(keys)}")
-    task = before[arm].experiment.learners[learner].trained_task
-    return Origin(keys[learner], data[task.data].classes)
+    giver, model = before[arm].experiment.learners[learner], experiment.learners[taker].model
+    if giver.model != model:
+        raise InputError(f"trained.{taker}: {end} is a {giver.model}, and {taker} a {model}")
+    return Origin(keys[learner], data_of(before[arm].experiment, paths)[giver.trained_task.data].classes)
 
 
 def _held(plan: ArmPlan, learners: Iterable[str]) -> int:

@@ -1,7 +1,7 @@
 """A table as an object: an experiment, the arms that change it, the columns that are read off, its scales and seeds.
 
-A table is a YAML file and no code. Its arms are laid over its experiment, and a scale over all of them: the same table
-on other data and models. What the paper has in its place stands in `paper.yaml`.
+A table is a YAML file and no code. A scale is laid over its experiment, and its arms over both: the same table on other
+data and models. What the paper has in its place stands in `paper.yaml`.
 """
 
 import re
@@ -116,7 +116,7 @@ class Table(Options):
             self._check_primary(named)
         for name, arm in self.arms.items():
             for learner, end in arm.trained.items():
-                if end.partition(".")[0] not in self.arms:
+                if end.partition(".")[0] not in self.arms or "." not in end:
                     raise ValueError(f"arms.{name}.trained.{learner}: write it as arm.learner, got '{end}'")
         return self
 
@@ -170,16 +170,25 @@ def load_table(what: str) -> Table:
         raise InputError(f"no table '{what}'; {nearest(what, tables())} (a file is named by its path)")
     path = Path(what) if is_file else TABLES / f"{what}.yaml"
     try:
-        return parse(Table, read_file(path))
+        table = parse(Table, read_file(path))
+        paper_figures(table)
+        return table
     except InputError as error:
         raise InputError(f"table {what}: {error}") from None
 
 
 def paper_figures(table: Table) -> dict[str, dict[str, float]]:
-    """Arm -> column -> the paper's figure, of those arms and columns the paper has."""
+    """Arm -> column -> the paper's figure, of those arms and columns the paper has.
+
+    Raises:
+        InputError: no such table of the paper.
+    """
     if table.paper is None:
         return {}
-    rows: dict[str, dict[str, float]] = read_file(PAPER)[table.paper]
+    papers: dict[str, dict[str, dict[str, float]]] = read_file(PAPER)
+    if table.paper not in papers:
+        raise InputError(f"paper: no table '{table.paper}'; {nearest(table.paper, papers)}")
+    rows = papers[table.paper]
     return {arm: rows[arm] for arm in table.arms if arm in rows}
 
 
@@ -208,7 +217,8 @@ def experiment_of(table: Table, scale_name: str, arm_name: str, overrides: Chang
     )
     values = _changed(values, overrides)
     for options in values["learners"].values():
-        options["model"] = scale.models.get(options["model"], options["model"])
+        if "model" in options:
+            options["model"] = scale.models.get(options["model"], options["model"])
     try:
         return parse(Experiment, {**values, "name": f"{table.name}-{scale_name}"})
     except InputError as error:

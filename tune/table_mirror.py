@@ -10,6 +10,7 @@ from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from mergenet.config import digest
 from mergenet.training.files import read_json
 from tune.ablate import Job
 from tune.cells import TablePlan
@@ -51,7 +52,8 @@ class TableMirror:
         experiment = find_experiment(client, job.spec.experiment.name, artifacts_beside(self._uri))
         for arm, seed in dict.fromkeys((arm, seed) for arm, _, seed in job.cells):
             parent = self._parent(client, experiment, arm, job)
-            tags = {**self._tags(arm), "mergenet.cell": f"{arm} s{seed}", "mergenet.record": job.spec.folder.name}
+            record = job.spec.folder.name  # another one, of a changed arm or another protocol, is another child
+            tags = {**self._tags(arm), "mergenet.cell": f"{arm} s{seed} {record}", "mergenet.record": record}
             tags |= {MLFLOW_PARENT_RUN_ID: parent, "mergenet.seed": str(seed)}
             child = find_run(
                 client,
@@ -67,11 +69,12 @@ class TableMirror:
             client.set_terminated(child.info.run_id, "FINISHED", ended)
 
     def _parent(self, client: MlflowClient, experiment: str, arm: str, job: Job) -> str:
-        """The run of an arm, with its own experiment as params."""
-        tags = {**self._tags(arm), "mergenet.arm.parent": arm}
+        """The run of an arm as it stands, with its own experiment as params: MLflow does not let them change."""
+        experiment_of_arm = self._table.arms[arm].experiment.dump()
+        tags = {**self._tags(arm), "mergenet.arm.parent": f"{arm} {digest(experiment_of_arm)[:8]}"}
         begun = milliseconds(job.spec.folder / "manifest.json")
         run = find_run(client, experiment, "mergenet.arm.parent", tags, begun, arm)
-        wanted = params(self._table.arms[arm].experiment.dump())
+        wanted = params(experiment_of_arm)
         new = [Param(key, value[:LONGEST]) for key, value in wanted.items() if key not in run.data.params]
         client.log_batch(run.info.run_id, params=new, synchronous=True)
         client.set_terminated(run.info.run_id, "FINISHED")

@@ -1,6 +1,6 @@
 """One run of an experiment: what the experiment itself leaves open, and the data it reads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,13 @@ def _names_of_data(experiment: Experiment) -> set[str]:
     return {learner.trained_task.data for learner in experiment.trained().values()}
 
 
-def locate_data(experiment: Experiment, given: Mapping[str, str]) -> dict[str, str]:
-    """The absolute path of each data set of an experiment that has one: the one given, or where data usually lies.
+def locate_data(experiments: Iterable[Experiment], given: Mapping[str, str]) -> dict[str, str]:
+    """The absolute path of each data set of experiments that has one: the one given, or where data usually lies.
 
     Raises:
-        InputError: a path given for what the experiment does not read, or a set that is found nowhere.
+        InputError: a path given for what no experiment reads, or a set that is found nowhere.
     """
-    names = _names_of_data(experiment)
+    names = {name for experiment in experiments for name in _names_of_data(experiment)}
     for name in given.keys() - names:
         raise InputError(f"--data {name}: this experiment reads {', '.join(sorted(names))} and not {name}")
     return locate(names, given)

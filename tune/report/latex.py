@@ -30,7 +30,8 @@ HEADER = """\
 def table(results: Results) -> str:
     """A floating table that stands by itself: its caption says scale, protocol, n and how to read it."""
     sheet = sheet_of(results)
-    return HEADER.format(about=sheet.about, command=sheet.command) + "\n".join(_table(sheet, results)) + "\n"
+    about = " ".join(sheet.about.split())  # a second line of a comment would be set
+    return HEADER.format(about=about, command=sheet.command) + "\n".join(_table(sheet, results)) + "\n"
 
 
 def runs(results: Results) -> str:
@@ -92,7 +93,8 @@ def _cells(row: Row, names: list[str]) -> list[str]:
     if OURS in cells:
         cells[OURS] = STANDING[row.standing].format(cells[OURS])
     marks = rf"$^{{{','.join(map(str, row.notes))}}}$" if row.notes else ""
-    return [escape(row.label) + marks, *(cells.get(name, "") for name in names)]
+    guard = "{}" if row.label[:1] in ("[", "*") else ""  # which the end of the line before would take for its own
+    return [guard + escape(row.label) + marks, *(cells.get(name, "") for name in names)]
 
 
 def _code(text: str) -> str:
