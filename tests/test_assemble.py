@@ -98,7 +98,8 @@ def test_figures_stand_at_their_arm_column_and_seed(table: TablePlan) -> None:
         assert figures[1].command == (f"mergenet ablate tiny --arm {arm} --seed 1 --runs again --results again")
     losses = made.entries["vanilla", "source.loss"].values()
     assert losses == [30.0, 29.0, 28.0]
-    assert made.entries["frozen", "source.loss"].figures == {}  # nothing trains there
+    frozen = made.entries["frozen", "source.loss"]
+    assert frozen.figures == {} and not frozen.trains and made.entries["frozen", "target.top1"].trains
 
 
 def test_an_arm_is_compared_with_its_baseline_pair_by_pair(table: TablePlan) -> None:
@@ -279,13 +280,6 @@ def test_the_best_test_epoch_is_read_where_it_is_asked_for(table: TablePlan) -> 
     assert shows(one, "best-test") and shows(one, "last")
     one.experiment["evaluation"].clear()
     assert not shows(one, "best-test") and shows(one, "last")
-
-
-def test_a_metric_that_no_learner_has_is_named() -> None:
-    wrong = plan(tiny({"columns": {"target.top2": {"title": "x"}}}), (0,))
-    evidence = {key: made(wrong, cell, 50.0) for cell, key in wrong.cells().items()}
-    with pytest.raises(InputError, match=r"^columns: L has no metric 'top2'; nearest is 'top1'$"):
-        results(wrong, evidence)
 
 
 def test_the_parameters_column_has_the_papers_figure_and_no_runs() -> None:

@@ -185,3 +185,10 @@ def test_weights_whose_checkpoint_is_broken_are_trained_again(tmp_path: Path) ->
         state.write_bytes(b"broken")
     again = find_missing(table, places, wanted=lambda cell: cell[0] == "frozen").jobs
     assert frozen.needs() <= set().union(*(job.makes for job in again))
+
+
+def test_columns_that_no_run_would_fill_are_refused_before_it() -> None:
+    with pytest.raises(
+        InputError, match=r"^table tiny: columns\.target\.top2: target has no metric 'top2'; nearest is"
+    ):
+        plan(tiny({"columns": {"target.top2": {"title": "x"}}}))

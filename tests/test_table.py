@@ -128,8 +128,9 @@ def test_a_table_of_ones_own_is_a_file(tmp_path: Path) -> None:
         ({"columns": {"target.top1": {"better": "more"}}}, "columns.target.top1.better: "),
         (
             {"primary": ["one-way"]},
-            "primary: 'one-way': write it as an arm and a column, for example 'frozen target.top1'",
+            "primary: 'one-way' is no arm with a baseline and a measured column, as 'frozen target.top1' is",
         ),
+        ({"primary": ["vanilla target.top1"]}, "primary: 'vanilla target.top1' is no arm with a baseline"),
         (
             {"arms": {"frozen": {"trained": {"source": "nobody.source"}}}},
             "arms.frozen.trained.source: write it as arm.learner, got 'nobody.source'",

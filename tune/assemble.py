@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from mergenet.config import InputError, nearest
+from mergenet.config import InputError
 from mergenet.training.files import shown
 from tune.cells import TablePlan
 from tune.evidence import Evidence
@@ -123,6 +123,7 @@ class _Reader:
         return Entry(
             figures,
             paper,
+            trains=(arm, learner, self._plan.seeds[0]) in self._keys,
             same_as=self._same_as(arm, learner),
             primary=not named or f"{arm} {column}" in named,
             notes=tuple(self._notes(figures, cells)),
@@ -158,8 +159,6 @@ class _Reader:
         ended = evidence.result["learners"][learner]
         if ended["diverged_at"] is not None:
             return None
-        if metric not in ended["test"]:
-            raise InputError(f"columns: {learner} has no metric '{metric}'; {nearest(metric, ended['test'])}")
         if self._protocol != "best-test":
             return float(ended["test"][metric])
         return _best_on_test(evidence, learner, selects)[metric]

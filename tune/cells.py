@@ -8,7 +8,7 @@ from mergenet.experiment import Experiment, split_end
 from mergenet.identity import upstream
 from mergenet.training.plan import Plan, make_plan, plan_again
 from mergenet.training.spec import Origin, data_of, locate_data
-from tune.table import Changes, Table, experiment_of, with_models
+from tune.table import HELD, Changes, Table, experiment_of, with_models
 
 Cell = tuple[str, str, int]
 """Arm, learner, seed."""
@@ -83,14 +83,19 @@ def plan_table(
 
 
 def _check_columns(table: Table, arms: Mapping[str, ArmPlan]) -> None:
-    """Each is of a learner that trains in some arm: others would stay empty, whatever ran."""
-    trained = dict.fromkeys(name for arm in arms.values() for name in arm.experiment.trained())
+    """Each is measured of a learner that trains in some arm: others would stay empty, whatever ran."""
+    tasks = {name: one.trained_task for arm in arms.values() for name, one in arm.experiment.trained().items()}
     for column in table.columns:
-        learner = column.partition(".")[0]
-        if learner not in trained:
+        learner, _, metric = column.partition(".")
+        if learner not in tasks:
             raise InputError(
                 f"table {table.name}: columns.{column}: no learner '{learner}' trains in any arm; "
-                f"{nearest(learner, trained)}"
+                f"{nearest(learner, tasks)}"
+            )
+        if metric not in (HELD, *tasks[learner].measures):
+            raise InputError(
+                f"table {table.name}: columns.{column}: {learner} has no metric '{metric}'; "
+                f"{nearest(metric, [HELD, *tasks[learner].measures])}"
             )
 
 

@@ -39,6 +39,7 @@ class Entry:
     Attributes:
         figures: seed -> figure, of the runs that have finished.
         paper: what the paper has here.
+        trains: whether the arm trains this learner at all.
         same_as: the arm that shares these very figures, because nothing of what was changed reaches this learner.
         comparison: with the baseline, paired by seed; None where there is nothing to compare.
         primary: whether the comparison is one of those the table is made for.
@@ -48,6 +49,7 @@ class Entry:
 
     figures: Mapping[int, Figure]
     paper: float | None = None
+    trains: bool = True
     same_as: str | None = None
     comparison: Comparison | None = None
     primary: bool = True

@@ -122,9 +122,12 @@ class Table(Options):
 
     def _check_primary(self, named: str) -> None:
         arm, _, column = named.partition(" ")
-        if arm not in self.arms or column not in self.columns:
+        if arm not in self.arms or column not in self.columns or not self._is_comparison(arm, column):
             example = f"{next(reversed(self.arms))} {next(iter(self.columns))}"
-            raise ValueError(f"primary: '{named}': write it as an arm and a column, for example '{example}'")
+            raise ValueError(f"primary: '{named}' is no arm with a baseline and a measured column, as '{example}' is")
+
+    def _is_comparison(self, arm: str, column: str) -> bool:
+        return self.baseline_of(arm) is not None and not column.endswith(f".{HELD}")
 
     def _baselines(self) -> list[tuple[str, str]]:
         return [(f"arms.{name}.baseline", arm.baseline) for name, arm in self.arms.items() if arm.baseline is not None]

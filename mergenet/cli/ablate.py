@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Trains what is missing of a table.")
 @table_options
 @click.option("--arm", "arms", multiple=True, metavar="ARM", help="This arm alone; may be repeated.")
+@click.option("--seed", type=click.IntRange(min=0), multiple=True, help="This seed alone; may be repeated.")
 @click.option("--concurrent", type=click.IntRange(min=1), help="Runs at once.  [default: as many as there is room for]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="torch's, of each run.")
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 def ablate(
     options: TableOptions,
     arms: tuple[str, ...],
+    seed: tuple[int, ...],
     concurrent: int | None,
     device: str,
     threads: int,
@@ -51,6 +54,7 @@ def ablate(
     from mergenet.jobs import resolve_device
     from tune.ablate import Places, find_missing
 
+    options = replace(options, chosen_seeds=seed)
     plan = options.plan()
     _check_arms(arms, plan)
     places = Places(options.runs, options.results, resolve_device(device), threads)

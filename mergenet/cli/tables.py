@@ -32,11 +32,11 @@ class TableOptions:
     table: str
     scale: str
     seeds: int | None
-    chosen_seeds: tuple[int, ...]
     protocol: "Protocol"
     data: tuple[str, ...]
     runs: Path
     results: Path
+    chosen_seeds: tuple[int, ...] = ()
 
     def plan(self) -> "TablePlan":
         """The table with all of its cells, checked."""
@@ -79,8 +79,10 @@ class TableOptions:
 
     def folder(self) -> Path:
         """Where the report goes."""
+        from tune.table import load_table
+
         protocol = "" if self.protocol == "last" else f"-{self.protocol}"
-        return self.results / f"{Path(self.table).stem}-{self.scale}{protocol}"
+        return self.results / f"{load_table(self.table).name}-{self.scale}{protocol}"
 
 
 def table_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -92,7 +94,6 @@ def table_options(command: Callable[..., None]) -> Callable[..., None]:
             "table": values.pop("table"),
             "scale": values.pop("scale"),
             "seeds": values.pop("seeds"),
-            "chosen_seeds": values.pop("seed"),
             "protocol": values.pop("protocol"),
             "data": values.pop("data"),
             "runs": Path(values.pop("runs")),
@@ -107,7 +108,6 @@ def table_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--seeds", type=click.IntRange(min=1), help="So many, from 0.  [default: what the table says]"
             ),
-            click.option("--seed", type=click.IntRange(min=0), multiple=True, help="This seed alone; may be repeated."),
             click.option(
                 "--protocol",
                 type=click.Choice(["last", "best", "best-test"]),

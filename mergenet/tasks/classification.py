@@ -23,6 +23,7 @@ class Classification(Options):
         samples: how many training images there are to be, of each class the same share; the test split stays whole.
     """
 
+    measures: ClassVar[tuple[str, ...]] = ("loss", "top1", "top5")
     selects: ClassVar[str] = "top1"  # the metric, higher is better, that chooses the best weights
 
     data: str

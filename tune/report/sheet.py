@@ -132,6 +132,8 @@ def _digits(results: Results, column: str) -> int:
 def _figure(entry: Entry, digits: int) -> str:
     if values := entry.values():
         return mean_and_spread(values, digits)
+    if not entry.trains:
+        return "-"
     return "diverged" if entry.figures else "no run yet"
 
 
