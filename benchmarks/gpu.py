@@ -26,7 +26,7 @@ from mergenet.training.plan import make_plan
 WARM_TICKS = 12
 FORMS = {"trio": "gated", "trio, paper": "paper"}
 MANNERS: dict[str, dict[str, Any]] = {
-    "fp32, rows": {"channels_last": False},
+    "fp32, NCHW": {"channels_last": False},
     "fp32": {},
     "bf16": {"precision": "bf16"},
     "fp32, compiled": {"compile": True},
@@ -34,7 +34,7 @@ MANNERS: dict[str, dict[str, Any]] = {
 }
 SHAPES = {
     "target": list(MANNERS),
-    "source": ["fp32, rows", "fp32", "bf16"],
+    "source": ["fp32, NCHW", "fp32", "bf16"],
     "both": ["fp32", "bf16"],
     "trio": ["fp32", "bf16"],
     "trio, paper": ["fp32"],

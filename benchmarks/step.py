@@ -181,7 +181,8 @@ def main() -> None:
     if options.peak is not None:
         peak(options, options.peak)
         return
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} thread(s)"
+    threads = f"{options.threads} thread{'s'[: options.threads - 1]}"
+    where = torch.cuda.get_device_name() if options.device == "cuda" else threads
     print(f"{options.source} -> {options.target}, batch {options.batch}, {where}, torch {torch.__version__}")
     if options.rounds:
         measure_time(options)

@@ -69,7 +69,7 @@ def test_a_run_taken_up_from_a_checkpoint_equals_one_that_never_stopped(
 @NEEDS_GPU
 def test_a_step_waits_for_the_gpu_once_and_a_transfer_once(small: MakeExperiment, digits: Images) -> None:
     """To learn that the gradient, and what was generated, is finite; data, figures and the rest wait for nothing."""
-    graph = run(on_gpu(small(), digits), 3)
+    graph = run(on_gpu(small({"training": {"batch_size": 64}}), digits), 3)  # far from the end of an epoch
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as waits:
