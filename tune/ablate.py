@@ -59,6 +59,10 @@ class Job:
         """Keys of the cells whose weights it begins with."""
         return {origin.cell for origin in self.spec.origins.values()}
 
+    def arms(self) -> list[str]:
+        """The arms that its cells are of, each once."""
+        return list(dict.fromkeys(arm for arm, _, _ in self.cells))
+
 
 @dataclass(frozen=True)
 class Ablation:

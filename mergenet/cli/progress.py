@@ -73,7 +73,7 @@ class ManyRuns:
         from mergenet.training.files import shown
 
         self._ended += 1
-        arms = ", ".join(dict.fromkeys(arm for arm, _, _ in job.cells))
+        arms = ", ".join(job.arms())
         how = shown(job.spec.folder) if failure is None else f"FAILED: {failure} ({shown(job.spec.folder)})"
         self._console.print(f"{self._ended} of {self._total}  seed {job.spec.seed}  {arms}  {how}", markup=False)
         self._progress.update(self._bar, description=f"{self._ended} of {self._total} runs")

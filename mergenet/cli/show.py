@@ -93,15 +93,15 @@ def print_ablation(ablation: "Ablation", most: int) -> None:
         rows.append((arm, options.label, f"{there} of {len(own)}"))
     print_table(("arm", "what it is"), ("cells\nthere",), rows)
     runs = [
-        (str(job.spec.seed), ", ".join(job.spec.experiment.learners), f"{job.ticks}", shown(job.spec.folder))
+        (str(job.spec.seed), ", ".join(job.arms()), f"{job.ticks}", shown(job.spec.folder))
         for job in ablation.jobs
     ]
     if runs:
-        print_table(("seed", "learners"), ("ticks", "would be recorded in"), runs)
-    count = len(runs)
+        print_table(("seed", "arms"), ("ticks", "would be recorded in"), runs)
+    count, seeds = len(runs), len(table.seeds)
     console = _console()
     console.print(
-        f"{table.table.name} at scale {table.scale}, {len(table.seeds)} seeds: {len(cells) - len(missing)} of "
+        f"{table.table.name} at scale {table.scale}, {seeds} seed{'s'[: seeds - 1]}: {len(cells) - len(missing)} of "
         f"{len(cells)} cells are there; {count} run{'s'[: count - 1] if count else 's'} would train, {most} at once",
         soft_wrap=True,
     )
