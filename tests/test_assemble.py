@@ -237,8 +237,17 @@ def test_a_transfer_that_stopped_is_named(table: TablePlan) -> None:
         one = evidence[table.cells()["frozen", "target", seed]]
         one.result["transfers"]["t"]["stopped_at"] = 4
         sealed(one)
-    entry = results(table, evidence).entries["frozen", "target.top1"]
-    assert entry.notes == ("a transfer stopped before the end in seeds 0, 2",)
+    into_another = evidence[table.cells()["one-way", "target", 0]]
+    into_another.experiment["transfers"]["t"]["to"] = "other.z"
+    into_another.result["transfers"]["t"]["stopped_at"] = 4
+    sealed(into_another)
+    diverged = evidence[table.cells()["one-way", "target", 1]]
+    diverged.result["learners"]["L"] = {"steps": 10, "diverged_at": 4}
+    diverged.result["transfers"]["t"]["stopped_at"] = 4  # with the learner itself
+    sealed(diverged)
+    entries = results(table, evidence).entries
+    assert entries["frozen", "target.top1"].notes == ("a transfer stopped before the end in seeds 0, 2",)
+    assert entries["one-way", "target.top1"].notes == ("diverged in seed 1",)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +289,51 @@ def test_the_best_test_epoch_is_read_where_it_is_asked_for(table: TablePlan) -> 
     assert shows(one, "best-test") and shows(one, "last")
     one.experiment["evaluation"].clear()
     assert not shows(one, "best-test") and shows(one, "last")
+
+
+def test_the_best_test_epoch_is_the_one_with_the_lowest_loss(table: TablePlan) -> None:
+    evidence = all_made(table)
+    for one in evidence.values():
+        for line in one.metrics:
+            if line["metric"] == "loss" and line["split"] == "test":
+                line["value"] = 4.0 - line["epoch"]  # 3 and then 2
+        sealed(one)
+    assert results(table, evidence, "best-test").entries["vanilla", "source.loss"].values() == [2.0, 2.0, 2.0]
+
+
+def test_figures_of_others_in_the_run_are_not_taken(table: TablePlan) -> None:
+    evidence = all_made(table)
+    for one in evidence.values():
+        one.metrics.extend([{**line, "learner": "other", "value": 99.0} for line in one.metrics])
+        sealed(one)
+    entry = results(table, evidence, "best-test").entries["one-way", "target.top1"]
+    assert entry.values() == [59.0, 68.0, 65.0]
+    assert entry.figures[1].curve == ((1, 10.0), (2, 62.0))
+
+
+def test_where_lower_is_better_a_lower_figure_improves() -> None:
+    held = plan(tiny({"columns": {"target.loss": {"title": "loss", "better": "lower"}}}), tuple(range(6)))
+    losses = {"vanilla": 3.0, "one-way": 2.0, "frozen": 4.0}
+    evidence = {
+        key: made(held, cell, 100.0 - losses[cell[0]] if cell[1] == "target" else 70.0)
+        for cell, key in held.cells().items()
+    }
+    entries = results(held, evidence).entries
+    standing = {arm: entries[arm, "target.loss"].standing for arm in losses}
+    assert standing == {"one-way": "best", "vanilla": "other", "frozen": "other"}
+    chances = {
+        arm: comparison.improvement
+        for arm in ("one-way", "frozen")
+        if (comparison := entries[arm, "target.loss"].comparison) is not None
+    }
+    assert chances == {"one-way": 1.0, "frozen": 0.0}
+
+
+def test_a_metric_that_no_learner_has_is_named() -> None:
+    wrong = plan(tiny({"columns": {"target.top2": {"title": "x"}}}), (0,))
+    evidence = {key: made(wrong, cell, 50.0) for cell, key in wrong.cells().items()}
+    with pytest.raises(InputError, match=r"^columns: L has no metric 'top2'; nearest is 'top1'$"):
+        results(wrong, evidence)
 
 
 def test_the_parameters_column_has_the_papers_figure_and_no_runs() -> None:
