@@ -14,7 +14,10 @@ from mergenet.training.spec import RunSpec, data_of, locate_data
 from mergenet.training.trained import read_trained
 from tests.tables import missing, plan, tiny, train
 from tune.ablate import Places, find_missing
+from tune.assemble import PROTOCOLS
+from tune.cells import plan_table
 from tune.groups import group_cells
+from tune.table import load_table
 
 
 def test_a_cell_has_the_key_of_its_arm_alone() -> None:
@@ -53,6 +56,40 @@ def test_a_frozen_source_is_known_by_the_cell_it_was_trained_as() -> None:
     assert table.arms["frozen"].origins[1]["source"].cell == table.cells()["vanilla", "source", 1]
     longer = plan(tiny({"arms": {"vanilla": {"change": {"learners.source.training.every": 2}}}})).cells()
     assert longer["frozen", "target", 0] != table.cells()["frozen", "target", 0]
+
+
+def test_the_keys_of_a_seed_are_the_same_whichever_others_are_asked_for() -> None:
+    both = plan().cells()
+    assert plan(seeds=(1,)).cells() == {cell: key for cell, key in both.items() if cell[2] == 1}
+    assert len(set(both.values())) == len(both) - 2  # `one-way` has the source of `vanilla`, for each seed
+
+
+def test_arms_may_stand_in_any_order() -> None:
+    table = tiny()
+    turned = table.model_copy(update={"arms": dict(reversed(table.arms.items()))})
+    assert plan(turned).cells() == plan().cells()
+    assert list(plan(turned).arms) == ["frozen", "one-way", "vanilla"]
+
+
+def test_a_protocol_reaches_every_arm_and_its_cells_where_it_changes_what_they_become() -> None:
+    before = plan(seeds=(0,)).cells()
+    best, best_test = (plan_table(tiny(), "tiny", (0,), {}, PROTOCOLS[name]) for name in ("best", "best-test"))
+    assert {one.experiment.evaluation.weights for one in best.arms.values()} == {"best"}
+    assert not set(best.cells().values()) & set(before.values())
+    assert {one.experiment.evaluation.test for one in best_test.arms.values()} == {"always"}
+    assert best_test.cells() == before  # what is only looked at changes nothing
+
+
+def test_data_are_looked_for_where_the_user_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=str(tmp_path)):
+        plan_table(load_table("table8"), "paper", (0,), {"cifar100": str(tmp_path)}, {})
+
+
+def test_a_column_of_a_learner_that_no_arm_has_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"^table tiny: columns\.targt\.top1: no learner 'targt'; nearest is 'target'$"
+    ):
+        plan(tiny({"columns": {"targt.top1": {"title": "x"}}}))
 
 
 def test_arms_that_take_weights_from_each_other_are_refused() -> None:
@@ -120,6 +157,21 @@ def test_only_what_is_missing_and_what_it_needs_trains() -> None:
     assert table.cells()["one-way", "target", 0] in group.plan.cells.values()
     (group,) = group_cells(table, [("vanilla", "source", 0)])
     assert list(group.experiment.learners) == ["source"] and group.experiment.clock == "source"
+
+
+def test_every_run_makes_the_cells_of_its_own_seed() -> None:
+    table = plan()
+    groups = group_cells(table, table.cells())
+    assert sorted(cell for group in groups for cell in group.cells) == sorted(
+        cell
+        for cell in table.cells()
+        if cell[:2] != ("one-way", "source")  # that of `vanilla`
+    )
+    for group in groups:
+        assert {table.cells()[cell] for cell in group.cells} <= set(group.plan.cells.values())
+        assert {cell[2] for cell in group.cells} == {group.seed}
+        for origin in group.origins.values():
+            assert origin.cell == table.cells()["vanilla", "source", group.seed]
 
 
 def test_arms_that_do_not_go_together_train_alone() -> None:

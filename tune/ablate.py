@@ -126,7 +126,7 @@ def _lacking(table: TablePlan, groups: Iterable[Group], found: Mapping[str, Evid
     gone = {key for key in wanted if not places.weights(key).exists() and not _has_weights(found.get(key))}
     by_key = {
         key: (arm, learner, seed)
-        for arm, plan in table.arms.items()
+        for arm, plan in reversed(list(table.arms.items()))  # of arms with the same cell the first has it
         for seed, keys in plan.keys.items()
         for learner, key in keys.items()
     }
