@@ -170,6 +170,8 @@ def test_every_run_makes_the_cells_of_its_own_seed() -> None:
     for group in groups:
         assert {table.cells()[cell] for cell in group.cells} <= set(group.plan.cells.values())
         assert {cell[2] for cell in group.cells} == {group.seed}
+        anew = make_plan(group.experiment, group.seed, data_of(group.experiment, {}), 1, group.origins)
+        assert group.plan.hash == anew.hash
         for origin in group.origins.values():
             assert origin.cell == table.cells()["vanilla", "source", group.seed]
 
