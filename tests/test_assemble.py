@@ -291,16 +291,6 @@ def test_the_best_test_epoch_is_read_where_it_is_asked_for(table: TablePlan) -> 
     assert not shows(one, "best-test") and shows(one, "last")
 
 
-def test_the_best_test_epoch_is_the_one_with_the_lowest_loss(table: TablePlan) -> None:
-    evidence = all_made(table)
-    for one in evidence.values():
-        for line in one.metrics:
-            if line["metric"] == "loss" and line["split"] == "test":
-                line["value"] = 4.0 - line["epoch"]  # 3 and then 2
-        sealed(one)
-    assert results(table, evidence, "best-test").entries["vanilla", "source.loss"].values() == [2.0, 2.0, 2.0]
-
-
 def test_figures_of_others_in_the_run_are_not_taken(table: TablePlan) -> None:
     evidence = all_made(table)
     for one in evidence.values():

@@ -85,13 +85,6 @@ def test_data_are_looked_for_where_the_user_said(tmp_path: Path) -> None:
         plan_table(load_table("table8"), "paper", (0,), {"cifar100": str(tmp_path)}, {})
 
 
-def test_a_column_of_a_learner_that_no_arm_has_is_refused() -> None:
-    with pytest.raises(
-        InputError, match=r"^table tiny: columns\.targt\.top1: no learner 'targt'; nearest is 'target'$"
-    ):
-        plan(tiny({"columns": {"targt.top1": {"title": "x"}}}))
-
-
 def test_arms_that_take_weights_from_each_other_are_refused() -> None:
     circle = {"vanilla": {"trained": {"source": "frozen.source"}}}
     with pytest.raises(InputError, match=r"^table tiny: the arms vanilla, frozen take trained weights from each other"):

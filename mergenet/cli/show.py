@@ -93,8 +93,7 @@ def print_ablation(ablation: "Ablation", most: int) -> None:
         rows.append((arm, options.label, f"{there} of {len(own)}"))
     print_table(("arm", "what it is"), ("cells\nthere",), rows)
     runs = [
-        (str(job.spec.seed), ", ".join(job.arms()), f"{job.ticks}", shown(job.spec.folder))
-        for job in ablation.jobs
+        (str(job.spec.seed), ", ".join(job.arms()), f"{job.ticks}", shown(job.spec.folder)) for job in ablation.jobs
     ]
     if runs:
         print_table(("seed", "arms"), ("ticks", "would be recorded in"), runs)
