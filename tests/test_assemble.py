@@ -119,6 +119,12 @@ def test_an_arm_may_name_its_own_baseline_or_none() -> None:
     assert comparison is not None and comparison.differences == {0: -3.0, 1: 2.0, 2: -1.0}
     assert made.entries["one-way", "target.top1"].comparison is None
     assert made.entries["one-way", "target.top1"].standing == "other"  # stands by itself, also among the best
+    evidence = all_made(own)
+    unpaired = evidence[own.cells()["one-way", "target", 1]]
+    unpaired.manifest["pairing"]["L"]["first_batch"] = "other"
+    sealed(unpaired)
+    with pytest.raises(InputError, match="arms frozen and one-way are not paired in seed 1"):
+        results(own, evidence)
 
 
 def test_what_no_change_reaches_is_shown_as_the_arm_it_is_of_and_not_compared(table: TablePlan) -> None:
@@ -153,6 +159,27 @@ def test_the_best_mean_is_best_and_the_others_are_told_apart_by_pairs() -> None:
     assert standing == {"one-way": "best", "frozen": "tied", "vanilla": "other"}
     assert assembled.entries["vanilla", "source.loss"].standing == "best"
     assert assembled.entries["one-way", "source.loss"].standing == "best"  # the same cells
+    assert assembled.family == 2 and assembled.screening  # six pairs carry one comparison, not two
+
+
+def test_an_arm_is_tied_from_a_p_of_a_twentieth_on() -> None:
+    six = plan(seeds=tuple(range(6)))
+    below = [1.0, 1.0, 1.0, 1.0, 1.0, -0.01]  # under the best: p = 4 / 64
+    evidence = {
+        key: made(six, cell, {"one-way": 52.0, "frozen": 52.0 - below[cell[2]]}.get(cell[0], 50.0))
+        for cell, key in six.cells().items()
+    }
+    entries = results(six, evidence).entries
+    assert entries["one-way", "target.top1"].standing == "best"
+    assert entries["frozen", "target.top1"].standing == "tied"
+
+
+def test_the_papers_figures_stand_at_their_arms() -> None:
+    named = plan(
+        tiny({"paper": "table8", "arms": {"mergenet": {"label": "m", "change": {"training.epochs": 2}}}}), (0,)
+    )
+    papers = {arm: results(named, {}).entries[arm, "target.top1"].paper for arm in ("one-way", "mergenet")}
+    assert papers == {"one-way": None, "mergenet": 66.51}
 
 
 def test_with_too_few_pairs_nothing_is_told_apart(table: TablePlan) -> None:
