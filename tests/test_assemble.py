@@ -346,13 +346,6 @@ def test_where_lower_is_better_a_lower_figure_improves() -> None:
     assert chances == {"one-way": 1.0, "frozen": 0.0}
 
 
-def test_a_metric_that_no_learner_has_is_named() -> None:
-    wrong = plan(tiny({"columns": {"target.top2": {"title": "x"}}}), (0,))
-    evidence = {key: made(wrong, cell, 50.0) for cell, key in wrong.cells().items()}
-    with pytest.raises(InputError, match=r"^columns: L has no metric 'top2'; nearest is 'top1'$"):
-        results(wrong, evidence)
-
-
 def test_the_parameters_column_has_the_papers_figure_and_no_runs() -> None:
     held = plan(tiny({"columns": {f"target.{HELD}": {"title": "held", "better": "lower"}}}), (0,))
     made = results(held, {})

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,15 @@ def test_what_was_kept_before_stays(folder: Path, tmp_path: Path) -> None:
     assert set(read_json(kept / RUNS)) == {one.name for one in both}
     shutil.rmtree(folder / "runs")
     check(folder)
+
+
+def test_a_run_that_was_trained_anew_replaces_what_was_kept_of_it(folder: Path) -> None:
+    kept = folder / "results" / "tiny"
+    before = next(iter(used(folder).values()))
+    write_evidence([before], kept)
+    anew = replace(before, result={**before.result, "seconds": 1.0})
+    write_evidence([anew], kept)
+    assert read_json(kept / RUNS)[before.name]["result"]["seconds"] == 1.0
 
 
 def test_a_record_comes_before_what_was_kept(folder: Path) -> None:
