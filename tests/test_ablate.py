@@ -77,7 +77,7 @@ def _is_frozen(manifest: Path) -> bool:
 
 
 def test_a_killed_table_goes_on_where_it_was(table: str, call: Call, tmp_path: Path) -> None:
-    slower = {**TINY["scales"]["tiny"]["change"], "training.epochs": 12, "checkpoint.every": 10}
+    slower = {**TINY["scales"]["tiny"]["change"], "training.epochs": 8, "checkpoint.every": 5}
     values = {**TINY, "scales": {"tiny": {"change": slower}}}
     (tmp_path / "tiny.yaml").write_text(as_yaml(values))
     arguments = ["ablate", table, "--scale", "tiny", "--seed", "0", "--arm", "vanilla", "--arm", "one-way"]
@@ -105,7 +105,7 @@ def test_a_killed_table_goes_on_where_it_was(table: str, call: Call, tmp_path: P
     assert code == 2 and "stopped before the end: go on with --resume" in err
     code, _out, err = call(*arguments, "--resume")
     assert code == 0, err
-    assert [entry["tick"] >= 10 for entry in read_json(run / "manifest.json")["resumed"]] == [True]
+    assert [entry["tick"] >= 5 for entry in read_json(run / "manifest.json")["resumed"]] == [True]
     result = read_result(run)
     assert result is not None and result["status"] == "finished"
 

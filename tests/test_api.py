@@ -224,7 +224,7 @@ def test_without_mlflow_there_is_no_mirror_and_an_address_is_refused(
 ) -> None:
     monkeypatch.delenv("MERGENET_MLFLOW")
     monkeypatch.setattr(jobs, "find_spec", lambda name: None)
-    assert jobs.tracking_uri("auto", tmp_path) is None and jobs._tracking_uri("off", tmp_path) is None
+    assert jobs.tracking_uri("auto", tmp_path) is None and jobs.tracking_uri("off", tmp_path) is None
     line = f"--mlflow {STORE}: MLflow is not installed: pip install mlflow, or say off"
     assert refusal(lambda: run(load_experiment(SMALL), runs=tmp_path / "runs", mlflow=STORE, quiet=True)) == line
     assert not (tmp_path / "runs").exists()

@@ -95,7 +95,7 @@ def test_a_plan_says_what_a_frozen_learner_holds_and_that_it_takes_no_steps(
 def test_half_precision_in_a_file_is_read_as_fp32(small: MakeExperiment, digits: Images, tmp_path: Path) -> None:
     weights = {name: value.half() for name, value in find_model("resnet18-narrow").build(10).state_dict().items()}
     save_file(weights, tmp_path / "half.safetensors")
-    matrix = graph_of(small(frozen(tmp_path / "half.safetensors")), digits).edges["main"].transfer.source.read()
+    matrix = graph_of(small(frozen(tmp_path / "half.safetensors")), digits).edges["main"].transfer.source.read(0)
     assert matrix.dtype == torch.float32 and torch.equal(matrix, weights["fc.weight"].float())
 
 
