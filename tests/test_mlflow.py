@@ -435,7 +435,14 @@ def environment() -> dict[str, str]:
 def page(runs: Path, port: int) -> Iterator[str]:
     """`mergenet ui` as a user starts it; its store is what others send to."""
     command = [sys.executable, "-m", "mergenet", "ui", "--runs", str(runs), "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    server = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a shell runs aside
+    )
     try:
         assert server.stdout is not None
         assert server.stdout.readline().rstrip() == f"MLflow shows {runs} at http://127.0.0.1:{port}; Ctrl-C ends it"
