@@ -103,8 +103,9 @@ def test_a_killed_table_goes_on_where_it_was(table: str, call: Call, tmp_path: P
 
     code, _, err = call(*arguments)
     assert code == 2 and "stopped before the end: go on with --resume" in err
-    code, _out, err = call(*arguments, "--resume")
+    code, out, err = call(*arguments, "--resume")
     assert code == 0, err
+    assert out.rstrip().endswith(f"mergenet report {table} --scale tiny")  # which has no --seed
     assert [entry["tick"] >= 5 for entry in read_json(run / "manifest.json")["resumed"]] == [True]
     result = read_result(run)
     assert result is not None and result["status"] == "finished"

@@ -125,4 +125,5 @@ def _print(options: TableOptions, plan: "TablePlan") -> None:
     from tune.report import markdown
 
     click.echo(markdown(options.assembled(plan)))
-    click.echo(f"\nTo keep it, with plots and a page: {options.command('report')}")
+    whole = replace(options, chosen_seeds=())  # a report is of all seeds that are there
+    click.echo(f"\nTo keep it, with plots and a page: {whole.command('report')}")
