@@ -181,6 +181,14 @@ class Experiment(Options):
         """The learners that train."""
         return {name: learner for name, learner in self.learners.items() if not learner.frozen}
 
+    def with_weights(self, files: Mapping[str, str]) -> Self:
+        """The same, but for the files that the learners in `files` start from."""
+        learners = {
+            name: learner.model_copy(update={"weights": files[name]}) if name in files else learner
+            for name, learner in self.learners.items()
+        }
+        return self.model_copy(update={"learners": learners})
+
     def enabled_transfers(self) -> dict[str, TransferOptions]:
         """The transfers that take place."""
         return {name: transfer for name, transfer in self.transfers.items() if transfer.enabled}

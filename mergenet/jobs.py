@@ -104,13 +104,8 @@ def _check_code(experiment: Experiment, allow_code: bool) -> None:
 
 def _with_absolute_weights(experiment: Experiment) -> Experiment:
     """Weight files by absolute paths: workers may stand in another folder, and a resumed run too."""
-    learners = {
-        name: learner.model_copy(update={"weights": str(Path(learner.weights).absolute())})
-        if learner.weights is not None and Path(learner.weights).exists()
-        else learner
-        for name, learner in experiment.learners.items()
-    }
-    return experiment.model_copy(update={"learners": learners})
+    named = {name: Path(one.weights) for name, one in experiment.learners.items() if one.weights is not None}
+    return experiment.with_weights({name: str(path.absolute()) for name, path in named.items() if path.exists()})
 
 
 # --- training ----------------------------------------------------------------------------------------------------

@@ -11,14 +11,13 @@ from safetensors.torch import save_file
 from cluster.session import available, session
 from cluster.side_by_side import Workers
 from mergenet.config import InputError
-from mergenet.experiment import Experiment
 from mergenet.training.checkpoint import checkpoints, problem_of
 from mergenet.training.files import has_begun, is_being_written, replacing, shown
 from mergenet.training.record import read_manifest, run_folder
-from mergenet.training.spec import Origin, RunSpec
+from mergenet.training.spec import RunSpec
 from mergenet.training.trained import read_trained
 from tune.cells import Cell, TablePlan
-from tune.evidence import Evidence, find_evidence
+from tune.evidence import Evidence, find_evidence, learner_of
 from tune.groups import Group, group_cells
 
 WEIGHTS = "weights"
@@ -140,20 +139,11 @@ def _has_weights(evidence: Evidence | None) -> bool:
 
 
 def _job(group: Group, table: TablePlan, places: Places) -> Job:
-    experiment = _with_files(group.experiment, group.origins, places)
+    files = {learner: str(places.weights(origin.cell)) for learner, origin in group.origins.items()}
+    experiment = group.experiment.with_weights(files)
     folder = run_folder(places.runs, experiment.name, group.plan.hash, group.seed).absolute()
     spec = RunSpec(experiment, group.seed, table.paths, folder, places.device, places.threads, group.origins)
     return Job(spec, group.cells, group.plan.ticks, frozenset(group.plan.cells.values()))
-
-
-def _with_files(experiment: Experiment, origins: Mapping[str, Origin], places: Places) -> Experiment:
-    """Weights that another cell hands on, by the file they will lie in."""
-    files = {learner: str(places.weights(origin.cell)) for learner, origin in origins.items()}
-    learners = {
-        name: learner.model_copy(update={"weights": files[name]}) if name in files else learner
-        for name, learner in experiment.learners.items()
-    }
-    return experiment.model_copy(update={"learners": learners})
 
 
 # --- doing it ----------------------------------------------------------------------------------------------------
@@ -239,10 +229,8 @@ def _handed_on(key: str, places: Places, folder: Path | None) -> bool:
         return True
     if folder is None:
         return False
-    cells = read_manifest(folder)["cells"]
-    learner = next(name for name, cell in cells.items() if cell == key)
     try:
-        trained = read_trained(folder, learner, allow_code=True)
+        trained = read_trained(folder, learner_of(key, read_manifest(folder)), allow_code=True)
     except InputError:  # it diverged
         return False
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -220,9 +220,8 @@ def _comparison(plan: TablePlan, entries: Entries, place: tuple[str, str]) -> Co
 def _is_compared(plan: TablePlan, entries: Entries, place: tuple[str, str]) -> bool:
     """Whether an arm is one to compare with its baseline in a column, be its runs there or not."""
     arm, column = place
-    learner, _, metric = column.partition(".")
     baseline = plan.table.baseline_of(arm)
-    if baseline is None or metric == HELD or (arm, learner, plan.seeds[0]) not in plan.cells():
+    if baseline is None or not plan.table.is_comparison(arm, column) or not entries[place].trains:
         return False
     return _first(entries, arm, column) != _first(entries, baseline, column)
 

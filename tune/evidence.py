@@ -62,7 +62,7 @@ class Evidence:
 
     def learner_of(self, key: str) -> str:
         """The learner whose cell has this key."""
-        return next(learner for learner, cell in self.manifest["cells"].items() if cell == key)
+        return learner_of(key, self.manifest)
 
     def check(self) -> None:
         """Raises:
@@ -73,6 +73,11 @@ class Evidence:
                 f"{shown(self.place.absolute())}: run {self.name} was changed after it had finished (its seal does not "
                 "fit); remove it, and its cells are trained again"
             )
+
+
+def learner_of(key: str, manifest: Mapping[str, Any]) -> str:
+    """The learner of a run whose cell has this key."""
+    return next(learner for learner, cell in manifest["cells"].items() if cell == key)
 
 
 @lru_cache(maxsize=4)

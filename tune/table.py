@@ -122,11 +122,12 @@ class Table(Options):
 
     def _check_primary(self, named: str) -> None:
         arm, _, column = named.partition(" ")
-        if arm not in self.arms or column not in self.columns or not self._is_comparison(arm, column):
+        if arm not in self.arms or column not in self.columns or not self.is_comparison(arm, column):
             example = f"{next(reversed(self.arms))} {next(iter(self.columns))}"
             raise ValueError(f"primary: '{named}' is no arm with a baseline and a measured column, as '{example}' is")
 
-    def _is_comparison(self, arm: str, column: str) -> bool:
+    def is_comparison(self, arm: str, column: str) -> bool:
+        """Whether an arm has a baseline in a column that is measured."""
         return self.baseline_of(arm) is not None and not column.endswith(f".{HELD}")
 
     def _baselines(self) -> list[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """`mergenet ablate`: trains what is missing of a table, side by side."""
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -98,10 +97,10 @@ def _train(ablation: "Ablation", most: int, mlflow: str) -> int:
     teller, finished = ManyRuns(), lambda job: None
     uri = tracking_uri(mlflow, ablation.places.runs)
     if uri is not None:
-        from tune.store import QUIET, check_uri
+        from tune.store import check_uri, keep_quiet
 
         check_uri(uri)
-        os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+        keep_quiet()
         from tune.table_mirror import TableMirror
 
         finished = TableMirror(ablation.table, ablation.places.runs, uri, teller.say).send
@@ -124,6 +123,6 @@ class Interrupted(click.ClickException):
 def _print(options: TableOptions, plan: "TablePlan") -> None:
     from tune.report import markdown
 
-    click.echo(markdown(options.assembled(plan)))
+    click.echo(markdown(options.assembled(plan, options.evidence())))
     whole = replace(options, chosen_seeds=())  # a report is of all seeds that are there
     click.echo(f"\nTo keep it, with plots and a page: {whole.command('report')}")

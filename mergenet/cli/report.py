@@ -24,12 +24,11 @@ def report(options: TableOptions, effect: float | None) -> None:
     from tune.evidence import write_evidence
     from tune.report import markdown, write_report
 
-    plan = options.plan()
-    results = replace(options.assembled(plan), effect=effect)
-    written = write_report(results, options.folder())
-    found = options.evidence()
+    plan, found = options.plan(), options.evidence()
+    results = replace(options.assembled(plan, found), effect=effect)
+    written = write_report(results, options.folder(plan))
     used = {found[key].name: found[key] for key in plan.cells().values() if key in found}
-    written += write_evidence(used.values(), options.folder())
+    written += write_evidence(used.values(), options.folder(plan))
     click.echo(markdown(results))
     click.echo("\nWritten:")
     for path in written:

@@ -1,6 +1,5 @@
 """`mergenet sync`: sends records to MLflow."""
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,9 +21,9 @@ def sync(records: tuple[str, ...], runs: str, uri: str | None) -> None:
     mergenet sync
     mergenet sync runs/digits-cross-structure/0123abcd-s0 --to http://127.0.0.1:5000
     """
-    from tune.store import QUIET, default_uri
+    from tune.store import default_uri, keep_quiet
 
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    keep_quiet()
     from tune.files import check_record
 
     folders = [Path(record) for record in records] or _all_records(Path(runs))

@@ -2,7 +2,7 @@
 
 import functools
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,11 +56,11 @@ class TableOptions:
 
         return shows(evidence, self.protocol)
 
-    def assembled(self, plan: "TablePlan") -> "Results":
+    def assembled(self, plan: "TablePlan", evidence: "Mapping[str, Evidence]") -> "Results":
         """The table as far as its runs have finished."""
         from tune.assemble import assemble
 
-        return assemble(plan, self.evidence(), self.protocol, self.command(), self.command(with_seeds=False))
+        return assemble(plan, evidence, self.protocol, self.command(), self.command(with_seeds=False))
 
     def evidence(self) -> "dict[str, Evidence]":
         """Key of a cell -> the finished run it is in, of all that the protocol can read."""
@@ -77,12 +77,10 @@ class TableOptions:
             words += [word for seed in self.chosen_seeds for word in ("--seed", str(seed))]
         return shlex.join(words)
 
-    def folder(self) -> Path:
+    def folder(self, plan: "TablePlan") -> Path:
         """Where the report goes."""
-        from tune.table import load_table
-
         protocol = "" if self.protocol == "last" else f"-{self.protocol}"
-        return self.results / f"{load_table(self.table).name}-{self.scale}{protocol}"
+        return self.results / f"{plan.table.name}-{self.scale}{protocol}"
 
 
 def table_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -3,9 +3,9 @@
 `sheet` puts everything that a reader is told into words, once; the formats only set them.
 """
 
-import os
 from pathlib import Path
 
+from mergenet.training.files import replacing
 from tune.report import latex, page, tidy
 from tune.report.drawing import png
 from tune.report.markdown import markdown
@@ -38,6 +38,6 @@ def write_report(results: Results, folder: Path) -> list[Path]:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    return aside.replace(path)
+    with replacing(path) as aside:
+        aside.write_bytes(content)
+    return path

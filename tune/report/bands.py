@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tune.report.drawing import COLOURS, LINES, SOFT, panels_of
-from tune.report.numbers import moments
 from tune.results import Entry, Results
+from tune.statistics import summary
 
 Band = tuple[list[float], list[float], list[float], list[float]]
 """x, mean, low, high."""
@@ -32,9 +32,10 @@ def over_x(results: Results, column: str) -> dict[str, Band]:
 
 def _band(points: list[tuple[float, list[float]]]) -> Band:
     places = [x for x, _ in points]
-    summed = [(mean, spread or 0.0) for mean, spread in (moments(values) for _, values in points)]
-    means = [mean for mean, _ in summed]
-    return places, means, [mean - spread for mean, spread in summed], [mean + spread for mean, spread in summed]
+    summed = [summary(values) for _, values in points]
+    means, spreads = [one.mean for one in summed], [one.deviation or 0.0 for one in summed]
+    low, high = ([mean + sign * spread for mean, spread in zip(means, spreads, strict=True)] for sign in (-1, 1))
+    return places, means, low, high
 
 
 def draw_over_x(results: Results) -> Figure:
@@ -83,7 +84,12 @@ def over_epochs(entry: Entry) -> Band | None:
         return None
     epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = [[curve[epoch] for curve in curves] for epoch in epochs]
-    return epochs, [moments(each)[0] for each in values], [min(each) for each in values], [max(each) for each in values]
+    return (
+        epochs,
+        [summary(each).mean for each in values],
+        [min(each) for each in values],
+        [max(each) for each in values],
+    )
 
 
 def draw_over_epochs(results: Results) -> Figure:

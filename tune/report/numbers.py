@@ -4,6 +4,8 @@ import math
 import statistics
 from collections.abc import Iterable
 
+from tune.statistics import summary
+
 MINUS, UNKNOWN = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
@@ -21,16 +23,9 @@ def decimals(spreads: Iterable[float]) -> int:
 
 def mean_and_spread(values: list[float], digits: int) -> str:
     """Mean ± standard deviation (n - 1); of one value that value alone."""
-    mean, spread = moments(values)
-    return f"{mean:.{digits}f}" if spread is None else f"{mean:.{digits}f} ± {spread:.{digits}f}"
-
-
-def moments(values: list[float]) -> tuple[float, float | None]:
-    """Mean, and the standard deviation (n - 1) of two values or more."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    found = summary(values)
+    mean = f"{found.mean:.{digits}f}"
+    return mean if found.deviation is None else f"{mean} ± {found.deviation:.{digits}f}"
 
 
 def signed(value: float, digits: int) -> str:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tune.report import remarks
-from tune.report.numbers import UNKNOWN, decimals, interval, mean_and_spread, millions, moments, probability
+from tune.report.numbers import UNKNOWN, decimals, interval, mean_and_spread, millions, probability
 from tune.report.runs import ArmRuns, runs_of
 from tune.results import Entry, Results
+from tune.statistics import summary
 from tune.table import HELD
 
 OURS, COUNT, DIFFERENCE, P, PAPER = "ours", "n", "difference [95 %]", "p", "paper"
@@ -125,8 +126,8 @@ def _notes(results: Results, entry: Entry) -> list[str]:
 
 
 def _digits(results: Results, column: str) -> int:
-    found = [moments(entry.values()) for key, entry in results.entries.items() if key[1] == column and entry.values()]
-    return decimals(spread for _, spread in found if spread is not None)
+    found = [summary(entry.values()) for key, entry in results.entries.items() if key[1] == column and entry.values()]
+    return decimals(one.deviation for one in found if one.deviation is not None)
 
 
 def _figure(entry: Entry, digits: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet as files
 
-from tune.report.numbers import moments
+from tune import statistics
 from tune.results import Entry, Figure, Results
 from tune.table import HELD
 
@@ -87,10 +87,15 @@ def _summary(results: Results, arm: str, column: str) -> dict[str, Any]:
     values, compared = entry.values(), entry.comparison
     if column.endswith(f".{HELD}") and arm in results.held:
         values = [results.held[arm] / 1e6]
-    mean, deviation = moments(values) if values else (None, None)
+    found = statistics.summary(values) if values else None
     return {
         **_names(results, arm, column),
-        **{"n": len(entry.values()), "mean": mean, "std": deviation, "standing": entry.standing},
+        **{
+            "n": len(entry.values()),
+            "mean": found and found.mean,
+            "std": found and found.deviation,
+            "standing": entry.standing,
+        },
         **{"same_as": entry.same_as, "baseline": compared and compared.baseline},
         "pairs": compared and len(compared.differences),
         "difference": compared and compared.mean,
