@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from mergenet.config import InputError
-from mergenet.training.files import read_json
+from mergenet.training.files import portable, read_json, seal_of
 from tests.tables import missing, plan, train
 from tune.evidence import METRICS, RUNS, find_evidence, write_evidence
 
@@ -100,6 +100,18 @@ def test_what_is_kept_names_no_place(folder: Path) -> None:
     text = (folder / "results" / "tiny" / RUNS).read_text()
     assert str(folder) not in text and "/weights/" not in text and ".safetensors" not in text
     assert "cell " + plan(seeds=(0,)).cells()["vanilla", "source", 0] in text
+
+
+def test_where_data_lie_is_neither_kept_nor_sealed() -> None:
+    experiment = {"learners": {"a": {"weights": "/here/a.safetensors"}, "b": {"weights": "IMAGENET1K_V1"}}}
+    manifest = {"weights": {"a": "sha"}, "data": {"cifar100": {"digest": "d", "path": "/here/cifar100"}}}
+    elsewhere = {**manifest, "data": {"cifar100": {"digest": "d", "path": "/there/cifar100"}}}
+    kept_experiment, kept_manifest = portable(experiment, manifest)
+    assert kept_manifest["data"] == {"cifar100": {"digest": "d", "path": None}}
+    assert kept_experiment["learners"] == {"a": {"weights": "sha"}, "b": {"weights": "IMAGENET1K_V1"}}
+    assert seal_of(experiment, manifest, [], {}) == seal_of(experiment, elsewhere, [], {})
+    other_data = {**manifest, "data": {"cifar100": {"digest": "e", "path": "/here/cifar100"}}}
+    assert seal_of(experiment, manifest, [], {}) != seal_of(experiment, other_data, [], {})
 
 
 def test_what_was_kept_is_checked_like_a_record(folder: Path) -> None:
