@@ -37,7 +37,7 @@ MINUTE = 60.0
 def make(side: int, options: dict[str, Any]) -> Transfer:
     """A transfer between two random square matrices."""
     torch.manual_seed(side)
-    source, target = (Port(name, name, 0.02 * torch.randn(side, side)) for name in ("source", "target"))
+    source, target = (Port(name, name, {name: 0.02 * torch.randn(side, side)}) for name in ("source", "target"))
     parsed = parse(TransferOptions, {"from": "a.b", "to": "c.d", **options})
     return Transfer(parsed, Live(source), target, steps=1000, seed=0)
 

@@ -60,6 +60,12 @@ class Training(Options):
     compile: Annotated[bool, Neutral(False)] = False
 
 
+class Factorization(Options):
+    """A layer trained as W = B A; `rank` columns of B and rows of A."""
+
+    rank: PositiveInt
+
+
 class LearnerOptions(Options):
     """A model with its task and how it trains.
 
@@ -68,6 +74,7 @@ class LearnerOptions(Options):
         copy_number: written `copy`; tells two learners of one model apart, which otherwise start from equal weights.
         weights: a file, or torchvision's name of weights of this model, to start from.
         frozen: stays as it is: only the matrices that transfers read are held, there is no forward pass.
+        factored: port -> how its layer is trained as two factors; what is exported is one weight again.
         task: what it is trained to do, on which data; a frozen learner has none.
         training: overrides of the experiment's `training`.
     """
@@ -76,6 +83,7 @@ class LearnerOptions(Options):
     copy_number: NonNegativeInt = Field(default=0, alias="copy")
     weights: Annotated[str | None, Neutral(None)] = None
     frozen: Annotated[bool, Neutral(False)] = False
+    factored: Annotated[dict[str, Factorization], Neutral({})] = Field(default={})
     task: Task | None = None
     training: Training = Training()
 
@@ -161,14 +169,19 @@ class Experiment(Options):
                     f"are everyone's; set training.epochs"
                 )
         for name, transfer in self.transfers.items():
-            for key, end in (("from", transfer.source), ("to", transfer.target)):
-                self._check_end(f"transfers.{name}.{key}", end)
-            target = split_end(transfer.target)[0]
-            if self.learners[target].frozen:
-                raise ValueError(f"transfers.{name}.to: '{target}' is frozen; name a port of one that trains")
-            if transfer.control == "initial" and self.learners[split_end(transfer.source)[0]].frozen:
-                raise ValueError(f"transfers.{name}.control: a frozen source stays as it began; leave 'initial' out")
+            self._check_transfer(f"transfers.{name}", transfer)
         return self
+
+    def _check_transfer(self, path: str, transfer: TransferOptions) -> None:
+        for key, end in (("from", transfer.source), ("to", transfer.target)):
+            self._check_end(f"{path}.{key}", end)
+        source, target = (split_end(end)[0] for end in (transfer.source, transfer.target))
+        if self.learners[target].frozen:
+            raise ValueError(f"{path}.to: '{target}' is frozen; name a port of one that trains")
+        if transfer.control == "initial" and self.learners[source].frozen:
+            raise ValueError(f"{path}.control: a frozen source stays as it began; leave 'initial' out")
+        if transfer.optimizer_state != "keep" and not self.learners[target].training.optimizer.remembers:
+            raise ValueError(f"{path}.optimizer_state: '{target}' trains without momentum; leave it out")
 
     def _check_end(self, path: str, end: str) -> None:
         learner, dot, port = end.partition(".")
@@ -205,6 +218,7 @@ def _check_trains_or_is_frozen(path: str, learner: LearnerOptions) -> None:
         "task": learner.task is None,
         "training": learner.training == Training(),
         "copy": learner.copy_number == 0,
+        "factored": not learner.factored,
     }
     for name, holds in as_default.items():
         if not holds:

@@ -21,6 +21,11 @@ class Sgd(Options):
     weight_decay: NonNegativeFloat = 5e-4
     nesterov: bool = False
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it keeps anything of a weight from step to step."""
+        return self.momentum > 0
+
     def build(self, parameters: Iterable[Any]) -> optim.Optimizer:
         """The optimizer over parameters or parameter groups."""
         return optim.SGD(
@@ -37,6 +42,11 @@ class AdamW(Options):
 
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 5e-4
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it keeps anything of a weight from step to step."""
+        return True
 
     def build(self, parameters: Iterable[Any]) -> optim.Optimizer:
         """The optimizer over parameters or parameter groups."""

@@ -35,7 +35,7 @@ CLASSIFIER, HIDDEN = "5", "2"  # a linear layer (10, 512) and a 1 x 1 convolutio
 
 
 def port() -> Port:
-    return Port("p", "p", nn.Parameter(torch.randn(4, 3, generator=torch.Generator().manual_seed(1))))
+    return Port("p", "p", {"p": nn.Parameter(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)))})
 
 
 def test_a_live_source_is_read_as_it_is_and_a_fixed_one_as_it_was() -> None:

@@ -48,9 +48,9 @@ def test_every_named_port_is_a_matrix_or_a_kernel(name: str) -> None:
     assert "classifier" in ports
     for port in ports:
         found = find_port(dict(model.named_parameters()), port, ports)
-        assert found.weight.dim() in (2, 4)
-        assert found.shape[0] * found.shape[1] == found.weight.numel()
-        assert dict(model.named_parameters())[f"{found.path}.weight"] is found.weight
+        assert found.tensors[0].dim() in (2, 4)
+        assert found.shape[0] * found.shape[1] == found.tensors[0].numel()
+        assert dict(model.named_parameters())[f"{found.path}.weight"] is found.tensors[0]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_all_mobilenets_have_seventeen_blocks_and_write_to_their_projections(nam
     model, ports = sketch(name), find_model(name).ports
     assert set(ports) == {"classifier"} | {f"irb{block}" for block in range(1, 18)}
     for block in range(1, 18):
-        weight = find_port(dict(model.named_parameters()), f"irb{block}", ports).weight
+        weight = find_port(dict(model.named_parameters()), f"irb{block}", ports).tensors[0]
         block_norm = model.get_submodule(f"features.{block}.conv")[-1]  # type: ignore[index]
         assert weight.shape[2:] == (1, 1) and weight.shape[0] == block_norm.num_features
 

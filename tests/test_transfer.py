@@ -38,7 +38,7 @@ def make(steps: int = 100, **change: Any) -> Transfer:
 def train_the_target(transfer: Transfer, size: float = 0.05) -> None:
     """Stands for a step of self-learning: moves the target's weight."""
     with torch.no_grad():
-        weight = transfer.port.weight
+        weight = transfer.port.tensors[0]
         weight.add_(size * torch.randn(weight.shape, generator=torch.Generator().manual_seed(5)))
 
 
@@ -108,14 +108,14 @@ def test_the_feed_forward_branch_moves_too() -> None:
 def test_writing_keeps_the_parameter_its_storage_and_its_momentum() -> None:
     """DDP's hooks and the optimizer's state hold on to the parameter object."""
     transfer = disturb(make())
-    weight, place = transfer.port.weight, transfer.port.weight.data_ptr()
+    weight, place = transfer.port.tensors[0], transfer.port.tensors[0].data_ptr()
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
     weight.square().sum().backward()
     optimizer.step()
     momentum = optimizer.state[weight]["momentum_buffer"].clone()
     transfer.read(4)
     transfer.write()
-    assert transfer.port.weight is weight and weight.data_ptr() == place
+    assert transfer.port.tensors[0] is weight and weight.data_ptr() == place
     assert torch.equal(optimizer.state[weight]["momentum_buffer"], momentum)
 
 
@@ -128,7 +128,7 @@ def test_read_takes_copies() -> None:
     before = pending.source.clone(), pending.target.clone()
     transfer.write()
     with torch.no_grad():
-        ports_now = (transfer.source.port.weight, transfer.port.weight)  # type: ignore[attr-defined]
+        ports_now = (transfer.source.port.tensors[0], transfer.port.tensors[0])  # type: ignore[attr-defined]
         for weight in ports_now:
             weight.mul_(2.0)
     transfer.learn()
@@ -266,7 +266,7 @@ def test_seed_and_ports_key_the_adapter_and_no_name_that_a_person_gave_does() ->
 
     def weights(seed: int, origin: str, goal: str, path: str = "weight") -> torch.Tensor:
         options = parse(TransferOptions, {"from": origin, "to": goal, "encoding": "whole"})
-        port = Port(goal.partition(".")[2], path, target.weight)
+        port = Port(goal.partition(".")[2], path, target.parameters)
         adapter = Transfer(options, Live(source), port, 10, seed).adapter
         return torch.cat([parameter.flatten() for parameter in adapter.parameters()])
 

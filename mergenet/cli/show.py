@@ -9,8 +9,9 @@ from rich.table import Table
 
 from mergenet.config import as_yaml
 from mergenet.experiment import Experiment, split_end
+from mergenet.training.ends import TransferPlan
 from mergenet.training.files import read_json, shown
-from mergenet.training.plan import Plan, TransferPlan
+from mergenet.training.plan import Plan
 from mergenet.training.reporter import Unbreakable
 from mergenet.training.spec import RunSpec
 

@@ -19,6 +19,7 @@ Combination = Literal["row-row", "row-column", "column-row", "column-column"]
 COMBINATIONS: tuple[Combination, ...] = ("row-row", "row-column", "column-row", "column-column")
 Size = tuple[int, int]
 POINTS = 128  # as many as the width: a summary of no more numbers than a token is seen by
+LEAST_WIDTH = 128  # of attention by the authors' rule
 NORM_EPS = 1e-12  # the authors'; weights are small, and a larger one would count beside their variance
 
 
@@ -42,7 +43,8 @@ class Attention(nn.Module):
 
     def __init__(self, query: Size, key: Size, options: "Lpka") -> None:
         super().__init__()
-        (queries, query_size), (keys, key_size), width = query, key, options.width
+        (queries, query_size), (keys, key_size) = query, key
+        width = options.width_between(query_size, key_size)
         self.heads = options.heads
         self.dropout = options.dropout
         self.query = nn.Linear(query_size, width)
@@ -106,30 +108,41 @@ class TokenNorm(nn.Module):
 class PaperLayer(nn.Module):
     """The authors' knowledge transfer layer: post-norm attention, mixed, then a post-norm feed-forward block.
 
-    It ends in LayerNorm, so every generated row has unit variance whatever the weight's own scale was.
+    It ends in LayerNorm, so every generated row has unit variance whatever the weight's own scale was. `output_norm:
+    false` takes every LayerNorm out that closes a block, so that the residual branches keep the scale.
     """
 
     def __init__(self, x: Size, y: Size, options: "Lpka") -> None:
         super().__init__()
         self.attend = AxialAttention(x, y, options)
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(_seen_along(x, x_axis)[1], eps=NORM_EPS) for x_axis, _ in self.attend.axes
-        )
-        self.mix = nn.Parameter(torch.ones(len(self.norms)), requires_grad=options.mix == "learned")
-        hidden = 2 * options.width
-        self.feed = nn.Sequential(
-            spectral_norm(nn.Linear(x[1], hidden)),
+        sizes = [_seen_along(x, x_axis)[1] for x_axis, _ in self.attend.axes]
+        self.norms = nn.ModuleList(self._closing(size, options) for size in sizes)
+        self.free = options.mix == "free"
+        start = torch.ones(len(sizes)) / (len(sizes) if self.free else 1)
+        self.mix = nn.Parameter(start, requires_grad=options.mix != "average")
+        self.feed = self._feed_forward(x[1], options) if options.feed_forward else None
+        self.norm = self._closing(x[1], options) if options.feed_forward else nn.Identity()
+
+    @staticmethod
+    def _closing(size: int, options: "Lpka") -> nn.Module:
+        return nn.LayerNorm(size, eps=NORM_EPS) if options.output_norm else nn.Identity()
+
+    @staticmethod
+    def _feed_forward(size: int, options: "Lpka") -> nn.Module:
+        bounded = spectral_norm if options.spectral_norm else nn.Identity()
+        hidden = options.hidden_units(size)
+        return nn.Sequential(
+            bounded(nn.Linear(size, hidden)),
             nn.GELU(approximate="tanh"),
-            spectral_norm(nn.Linear(hidden, x[1])),
+            bounded(nn.Linear(hidden, size)),
             nn.Dropout(options.dropout),
         )
-        self.norm = nn.LayerNorm(x[1], eps=NORM_EPS)
 
     def forward(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
         """The next X (m, n) from X (m, n) and Y (p, q); `scale` is the rms of the first X."""
         parts = self.attend(x, y, before=nn.Identity(), after=list(self.norms))
-        mixed = torch.einsum("c,cmn->mn", self.mix.softmax(0), parts)
-        return self.norm(mixed + self.feed(mixed))
+        mixed = torch.einsum("c,cmn->mn", self.mix if self.free else self.mix.softmax(0), parts)
+        return mixed if self.feed is None else self.norm(mixed + self.feed(mixed))
 
 
 class GatedLayer(nn.Module):
@@ -145,34 +158,50 @@ class GatedLayer(nn.Module):
         self.attend = AxialAttention(x, y, options)
         self.tokens = TokenNorm()
         self.gate = nn.Parameter(torch.zeros(len(self.attend.axes) if options.mix == "learned" else 1))
-        hidden = 2 * options.width
-        last = nn.Linear(hidden, x[1])
+        self.feed = self._feed_forward(x[1], options) if options.feed_forward else None
+
+    @staticmethod
+    def _feed_forward(size: int, options: "Lpka") -> nn.Module:
+        hidden = options.hidden_units(size)
+        last = nn.Linear(hidden, size)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.feed = nn.Sequential(nn.Linear(x[1], hidden), nn.GELU(), nn.Dropout(options.dropout), last)
+        return nn.Sequential(nn.Linear(size, hidden), nn.GELU(), nn.Dropout(options.dropout), last)
 
     def forward(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
         """The next X (m, n) from X (m, n) and Y (p, q); `scale` is the rms of the first X."""
         parts = self.attend(x, y, before=self.tokens)
         weights = self.gate.expand(len(parts)) / len(parts)
         x = x + scale * torch.einsum("c,cmn->mn", weights, parts)
-        return x + scale * self.feed(self.tokens(x))
+        return x if self.feed is None else x + scale * self.feed(self.tokens(x))
 
 
 class LpkaAdapter(nn.Module):
-    """`depth` knowledge transfer layers, X_i = KTL_i(X_{i-1}, Y); the source's matrix stays as it is (Eq. 3)."""
+    """`depth` knowledge transfer layers, X_i = KTL_i(X_{i-1}, Y), the source's matrix as it is (the authors' code).
+
+    With `carries: both` it has layers of its own, Y_i = KTL'_i(Y_{i-1}, X_{i-1}), as Eq. 3 may be read.
+    """
 
     def __init__(self, x: Size, y: Size, options: "Lpka") -> None:
         super().__init__()
         layer = {"gated": GatedLayer, "paper": PaperLayer}[options.form]
         self.layers = nn.ModuleList(layer(x, y, options) for _ in range(options.depth))
+        of_source = options.depth - 1 if options.carries == "both" else 0  # after the last, none would read it
+        self.source_layers = nn.ModuleList(layer(y, x, options) for _ in range(of_source))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The generated matrix (m, n) for X (m, n) and Y (p, q)."""
-        scale = x.square().mean().sqrt()
-        for layer in self.layers:
-            x = layer(x, y, scale)
+        x_scale, y_scale = _rms(x), _rms(y)
+        for index, layer in enumerate(self.layers):
+            x_before = x
+            x = layer(x, y, x_scale)
+            if index < len(self.source_layers):
+                y = self.source_layers[index](y, x_before, y_scale)
         return x
+
+
+def _rms(matrix: Tensor) -> Tensor:
+    return matrix.square().mean().sqrt()
 
 
 class Lpka(Options):
@@ -181,36 +210,67 @@ class Lpka(Options):
     Attributes:
         form: `gated` starts as the identity and changes the weight in units of its own rms; `paper` is
             the authors' post-norm block, whose output replaces the weight's scale by one.
-        mix: how the combinations are weighed: `learned`, or `average` (the paper's ablation).
+        mix: how the combinations are weighed: `learned` (in the paper's form by a softmax, as in the authors' code;
+            gated by a factor each), `free` (the paper's form with a factor each), or `average` (the paper's ablation).
         combinations: which axes of the target attend to which of the source; `row-row` alone is the
             paper's "individual" attention.
         depth: number of knowledge transfer layers (authors' yaml: 2).
+        carries: what the layers hand on changed, the `target`'s matrix, or `both` (Eq. 3 has two on the left).
+        feed_forward: whether a feed-forward block follows attention.
+        spectral_norm: whether its matrices are divided by their largest singular value, in the paper's form.
+        output_norm: whether a LayerNorm closes each block, in the paper's form.
         heads: attention heads (authors' yaml: 8).
-        width: bounds attention; the feed-forward block has twice as many hidden units. The authors take
-            the mean of the token sizes, which grows with the matrices.
+        width: of all heads together; the feed-forward block has twice as many hidden units. `tokens` is the authors'
+            rule, which grows with the matrices: the mean of the sizes of the two tokens and at least 128 (rounded
+            down to the heads), the feed-forward block twice the size of a row.
         points: inducing points through which many tokens attend to many, so that the cost grows with the sides of
             the matrices and not with their product; 0 scores every pair, as `form: paper` always does.
         dropout: the authors' code has 0.1 in attention and 0.2 after the feed-forward block.
     """
 
     form: Literal["gated", "paper"] = "gated"
-    mix: Literal["learned", "average"] = "learned"
+    mix: Literal["learned", "free", "average"] = "learned"
     combinations: Annotated[Listed[Combination], Field(min_length=1)] = COMBINATIONS
     depth: PositiveInt = 2
+    carries: Annotated[Literal["target", "both"], Neutral("target")] = "target"
+    feed_forward: Annotated[bool, Neutral(True)] = True
+    spectral_norm: Annotated[bool, Neutral(True)] = True
+    output_norm: Annotated[bool, Neutral(True)] = True
     heads: PositiveInt = 4
-    width: PositiveInt = 128
+    width: PositiveInt | Literal["tokens"] = 128
     points: Annotated[NonNegativeInt, Neutral(0)] = POINTS
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
     @model_validator(mode="after")
     def _fits(self) -> "Lpka":
-        if self.width % self.heads:
+        if self.width != "tokens" and self.width % self.heads:
             raise ValueError(f"width {self.width} does not divide by heads {self.heads}")
+        if self.width == "tokens" and self.heads > LEAST_WIDTH:
+            raise ValueError(f"heads {self.heads}: a width of `tokens` may be {LEAST_WIDTH}, which is less")
         if len(set(self.combinations)) < len(self.combinations):
             raise ValueError("combinations: one stands there twice")
         if self.form == "paper" and self.points not in (0, POINTS):
             raise ValueError("points: the paper's form scores every pair of tokens; leave it out")
+        if self.form == "gated" and self.mix == "free":
+            raise ValueError("mix: the gated form weighs each combination freely when it is 'learned'")
+        if self.form == "gated" and not (self.spectral_norm and self.output_norm):
+            raise ValueError("spectral_norm, output_norm: the gated form has neither; leave them out")
+        if not self.feed_forward and not self.spectral_norm:
+            raise ValueError("spectral_norm: is that of the feed-forward block, and there is none; leave it out")
+        if self.carries == "both" and self.depth == 1:
+            raise ValueError("carries: one layer has nobody to hand the source's matrix to; leave it out or add depth")
         return self
+
+    def width_between(self, query_size: int, key_size: int) -> int:
+        """Width of attention from tokens of one size to tokens of another."""
+        if self.width != "tokens":
+            return self.width
+        width = max((query_size + key_size) // 2, LEAST_WIDTH)
+        return width - width % self.heads
+
+    def hidden_units(self, size: int) -> int:
+        """Of the feed-forward block on tokens of `size`."""
+        return 2 * (size if self.width == "tokens" else self.width)
 
     def inducing_points(self, queries: int, keys: int) -> int:
         """How many points so many tokens attend through; 0 where scoring every pair is less, or is asked for."""

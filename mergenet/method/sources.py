@@ -57,7 +57,7 @@ class Fixed(Live):
     """A weight as it is now, for the whole run."""
 
     def __init__(self, port: Port) -> None:
-        super().__init__(Port(port.name, port.path, port.weight.detach().clone()))
+        super().__init__(port.with_each(lambda _, tensor: tensor.detach().clone()))
 
 
 class Shuffled(Live):

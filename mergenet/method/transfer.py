@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from mergenet import randomness
 from mergenet.config import Neutral, Options
 from mergenet.method.adapter import Adapter, Lpka
-from mergenet.method.encoding import Encoding, Svd
+from mergenet.method.encoding import Encoding, Factored, Svd
+from mergenet.method.layout import Flattening, Layout
+from mergenet.method.matching import Match, match_scale
 from mergenet.method.ports import Port
 from mergenet.method.sources import Control, Source
+from mergenet.method.upkeep import Policy, Upkeep
 from mergenet.optimization import AdamW, Cosine, Optimizer, Schedule, Share, set_rate
 
 
@@ -27,10 +30,20 @@ class TransferOptions(Options):
     Attributes:
         source: `learner.port` where it reads.
         target: `learner.port` where it writes.
+        flattening: of a convolution's kernel, `outputs` (out, in * height * width), or `kernel` (out * height,
+            in * width), as the authors' low-rank convolution has it.
+        bias: both layers' biases take part, as the last columns of their matrices (the authors' hyper_module.py).
         control: what stands in the source's place: `random` (another initialisation of its model), `shuffled` (its
             entries in a fresh order each time), `initial` (as it began), `own` (the target's own matrix at `to`).
         encoding: what of the two matrices takes part.
         adapter: what generates the new matrix.
+        match: what the generated matrix takes over of the scale of the target's: nothing, the norm of each of its
+            `rows`, the `norm` of the whole, or its `moments`, mean and deviation.
+        blend: how much of the way from the target's weight to the generated one is gone.
+        optimizer_state: what becomes of the momentum that the target's optimizer has of the written weight.
+        batchnorm: what becomes of the running statistics right behind it. Both: `keep`, `reset`, or `rescale` by how
+            much longer each row has become.
+        turn: transfers of one turn all read before any of them writes; a later turn sees what an earlier one wrote.
         cycle: steps of the target from one transfer to the next (the paper's best: 4).
         start: share of the run before the first transfer.
         stop: share of the run after which there is none.
@@ -48,8 +61,15 @@ class TransferOptions(Options):
     source: str = Field(alias="from")
     target: str = Field(alias="to")
     control: Annotated[Control, Neutral("none")] = "none"
+    flattening: Annotated[Flattening, Neutral("outputs")] = "outputs"
+    bias: Annotated[bool, Neutral(False)] = False
     encoding: Encoding = Svd()
     adapter: Adapter = Lpka()
+    match: Annotated[Match, Neutral("none")] = "none"
+    blend: Annotated[float, Field(gt=0.0, le=1.0), Neutral(1.0)] = 1.0
+    optimizer_state: Annotated[Policy, Neutral("keep")] = "keep"
+    batchnorm: Annotated[Policy, Neutral("keep")] = "keep"
+    turn: Annotated[NonNegativeInt, Neutral(0)] = 0
     cycle: PositiveInt = 4
     start: Share = 0.0
     stop: Share = 1.0
@@ -59,6 +79,11 @@ class TransferOptions(Options):
     schedule: Schedule = Cosine()
     clip: PositiveFloat = 50.0
     enabled: bool = True
+
+    @property
+    def layout(self) -> Layout:
+        """How the tensors of either layer make the matrix that takes part."""
+        return self.encoding.layout(self.flattening, self.bias)
 
     def is_due(self, step: int, steps: int) -> bool:
         """Whether a transfer comes before the target's `step`, counted from 0, of `steps`."""
@@ -70,6 +95,13 @@ class TransferOptions(Options):
             raise ValueError(f"start {self.start} is not before stop {self.stop}")
         if self.update == "loss" and self.span == "cycle":
             raise ValueError("update 'loss' is the gradient of the one step after a transfer; leave span 'cycle' out")
+        if self.bias and self.flattening == "kernel":
+            raise ValueError(
+                "bias: one a row, and flattening 'kernel' has several rows an output; leave one of them out"
+            )
+        if isinstance(self.encoding, Factored) and self.batchnorm != "keep":
+            raise ValueError("batchnorm: a factor has no outputs of its own; leave it at 'keep'")
+        self.encoding.layout(self.flattening, self.bias)  # refuses what it cannot lay out
         return self
 
 
@@ -101,22 +133,26 @@ class Transfer:
         port: the target's weight, of shape (m, n).
         steps: the target's steps in the whole run.
         seed: the run's seed; with the ports' paths it keys the adapter's initial weights and dropout.
+        upkeep: what else remembers the target's weight.
 
     Raises:
         InputError: a rank above what a matrix has.
     """
 
-    def __init__(self, options: TransferOptions, source: Source, port: Port, steps: int, seed: int) -> None:
+    def __init__(
+        self, options: TransferOptions, source: Source, port: Port, steps: int, seed: int, upkeep: Upkeep | None = None
+    ) -> None:
         self.options = options
         self.source = source
         self.port = port
+        self.upkeep = upkeep or Upkeep()
         self.steps = steps
         self.key = (seed, source.path, port.path)
         self.source_encoder = options.encoding.build(source.shape)
         self.target_encoder = options.encoding.build(port.shape)
         with randomness.seeded("adapter", *self.key):
             adapter = options.adapter.build(self.target_encoder.shape(), self.source_encoder.shape())
-        self.adapter = adapter.to(port.weight.device)
+        self.adapter = adapter.to(port.device)
         self.optimizer = options.optimizer.build(_decay_groups(self.adapter))
         self.total_updates = sum(1 for step in range(steps) if self.due(step))
         self.updates = 0
@@ -164,6 +200,7 @@ class Transfer:
         if not bool(torch.isfinite(weight).all()):
             raise NotFinite("what was generated is not finite")
         self.port.write(weight)
+        self.upkeep.after_write(self.port, pending.target)
         self.figures["written"] = _relative(weight - pending.target, pending.target)
         if self.options.span == "step":
             pending.generated = generated
@@ -203,7 +240,9 @@ class Transfer:
         with randomness.seeded("adapter dropout", *self.key, pending.step), torch.autocast(device, enabled=False):
             x = self.target_encoder.encode(pending.target)
             y = self.source_encoder.encode(pending.source)
-            return self.target_encoder.decode(pending.target, self.adapter(x, y))
+            matrix = match_scale(self.adapter(x, y), x, self.options.match)
+            generated = self.target_encoder.decode(pending.target, matrix)
+            return generated if self.options.blend == 1.0 else pending.target.lerp(generated, self.options.blend)
 
     def _generate_again(self, pending: Pending) -> Tensor:
         """The weight that `write` generated, bit for bit: a graph does not live across ticks."""
@@ -228,7 +267,7 @@ class Transfer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave, from any device."""
-        device = self.port.weight.device
+        device = self.port.device
         self.adapter.load_state_dict(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.source_encoder.load_state_dict(_on(device, state["source_encoder"]))

@@ -11,6 +11,7 @@ from mergenet.method.ports import Port, find_port
 from mergenet.method.sources import Fixed, Live, Shuffled, Source
 from mergenet.method.transfer import TransferOptions
 from mergenet.models import find_model
+from mergenet.training.factored import factor_layers
 from mergenet.training.frozen import classes_of
 
 
@@ -20,19 +21,24 @@ def is_live(options: TransferOptions) -> bool:
 
 
 def source_of(
-    options: TransferOptions, ports: Mapping[str, Port], learner: LearnerOptions, data: Mapping[str, Images], seed: int
+    options: TransferOptions,
+    port: Port,
+    target: Port,
+    learner: LearnerOptions,
+    data: Mapping[str, Images],
+    seed: int,
 ) -> Source:
     """What a transfer reads. Called before any learner has stepped, in a run that is resumed too.
 
     Args:
-        ports: end of a transfer -> its port.
+        port: where it reads.
+        target: where it writes.
         learner: the one that `from` names.
         data: name of a data set -> it.
     """
-    port = ports[options.source]
     match options.control:
         case "own":
-            return Live(ports[options.target])
+            return Live(target)
         case "initial":
             return Fixed(port)
         case "random":
@@ -48,5 +54,6 @@ def _initialised_otherwise(port: Port, learner: LearnerOptions, data: Mapping[st
     classes = classes_of(learner) if learner.frozen else learner.trained_task.images(data).classes
     with randomness.seeded("random source", seed, learner.model, learner.copy_number):
         model: nn.Module = find_model(learner.model).build(classes)
-    found = find_port(dict(model.named_parameters()), port.path, {})
-    return Port(port.name, port.path, found.weight.detach().to(port.weight.device))
+    factor_layers(model, learner)
+    found = find_port(dict(model.named_parameters()), port.path, {}, port.layout)
+    return found.with_each(lambda _, tensor: tensor.detach().to(port.device))

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mergenet.experiment import LearnerOptions
+from mergenet.method.layout import Layout
 from mergenet.method.ports import Port, find_port
 from mergenet.models import find_model
 from mergenet.models.weights import Weights, read_weights
@@ -35,10 +36,8 @@ def classes_of(options: LearnerOptions) -> int:
     return ANY if classifier is None else weights.shapes[f"{classifier}.weight"][0]
 
 
-def frozen_port(options: LearnerOptions, name: str, device: torch.device) -> Port:
-    """The port `name` of a frozen learner, its weight alone read from the file, in fp32."""
+def frozen_port(options: LearnerOptions, name: str, device: torch.device, layout: Layout) -> Port:
+    """The port `name` of a frozen learner, what takes part alone read from the file, in fp32."""
     weights = frozen_weights(options)
-    shapes = outline(weights)
-    port = find_port(shapes, name, find_model(options.model).ports)
-    path = port.path if port.path in shapes else f"{port.path}.weight"
-    return Port(port.name, port.path, weights.tensor(path).to(device, torch.float32))
+    port = find_port(outline(weights), name, find_model(options.model).ports, layout)
+    return port.with_each(lambda parameter, _: weights.tensor(parameter).to(device, torch.float32))

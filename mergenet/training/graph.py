@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 
 from mergenet.data.images import Images, Split, Stream, hold_out
 from mergenet.experiment import Experiment, split_end
+from mergenet.method.layout import Layout
 from mergenet.method.ports import Port, find_port
 from mergenet.method.transfer import NotFinite, Transfer, TransferOptions
+from mergenet.method.upkeep import Upkeep, find_batchnorm
 from mergenet.models import find_model
 from mergenet.training import ranks
 from mergenet.training.controls import is_live, source_of
@@ -95,11 +98,10 @@ class Graph:
             name: Learner(name, options, *samples[name], plan.learners[name].steps, seed)
             for name, options in experiment.trained().items()
         }
-        transfers = experiment.enabled_transfers()
-        ends = {end for transfer in transfers.values() for end in (transfer.source, transfer.target)}
-        ports = {end: self._port(experiment, end) for end in sorted(ends)}
+        self._frozen: dict[tuple[str, Layout], Port] = {}
         self.edges = {
-            name: self._edge(name, options, experiment, ports, data, seed) for name, options in transfers.items()
+            name: self._edge(name, options, experiment, data, seed)
+            for name, options in experiment.enabled_transfers().items()
         }
 
     def _edge(
@@ -107,22 +109,30 @@ class Graph:
         name: str,
         options: TransferOptions,
         experiment: Experiment,
-        ports: Mapping[str, Port],
         data: Mapping[str, Images],
         seed: int,
     ) -> Edge:
         taught_by, target = split_end(options.source)[0], self.learners[split_end(options.target)[0]]
-        source = source_of(options, ports, experiment.learners[taught_by], data, seed)
+        origin, port = (self._port(experiment, end, options.layout) for end in (options.source, options.target))
+        source = source_of(options, origin, port, experiment.learners[taught_by], data, seed)
         learner = self.learners.get(taught_by) if is_live(options) else None
-        return Edge(name, Transfer(options, source, ports[options.target], target.steps, seed), learner, target)
+        transfer = Transfer(options, source, port, target.steps, seed, _upkeep(options, port, target))
+        return Edge(name, transfer, learner, target)
 
-    def _port(self, experiment: Experiment, end: str) -> Port:
+    def _port(self, experiment: Experiment, end: str, layout: Layout) -> Port:
         learner, port = split_end(end)
         options = experiment.learners[learner]
-        if options.frozen:
-            return frozen_port(options, port, self.device)
-        parameters = dict(self.learners[learner].model.named_parameters())
-        return find_port(parameters, port, find_model(options.model).ports)
+        if not options.frozen:
+            parameters = dict(self.learners[learner].model.named_parameters())
+            return find_port(parameters, port, find_model(options.model).ports, layout)
+        if (end, layout) not in self._frozen:
+            self._frozen[end, layout] = frozen_port(options, port, self.device, layout)
+        return self._frozen[end, layout]
+
+    def turns(self) -> list[list[Edge]]:
+        """Edges that read the same moment, in the order in which they follow each other."""
+        edges = sorted(self.edges.values(), key=lambda edge: edge.transfer.options.turn)
+        return [list(turn) for _, turn in groupby(edges, key=lambda edge: edge.transfer.options.turn)]
 
     def replicated(self) -> dict[str, Tensor]:
         """Everything that must be equal on all ranks, by name."""
@@ -149,6 +159,14 @@ class Graph:
             learner.load_state_dict(state["learners"][name])
         for name, edge in self.edges.items():
             edge.load_state_dict(state["transfers"][name])
+
+
+def _upkeep(options: TransferOptions, port: Port, target: Learner) -> Upkeep:
+    """What is done to the target's optimizer and BatchNorm after a write; nothing where all is kept."""
+    optimizer = None if options.optimizer_state == "keep" else (target.optimizer, options.optimizer_state)
+    if options.batchnorm == "keep":
+        return Upkeep(optimizer)
+    return Upkeep(optimizer, (find_batchnorm(target.model, port.path, len(port.tensors[0])), options.batchnorm))
 
 
 def _make_samples(

@@ -17,6 +17,7 @@ from mergenet.models.weights import read_weights
 from mergenet.optimization import set_rate
 from mergenet.tasks import Task
 from mergenet.training import ranks
+from mergenet.training.factored import factor_layers
 from mergenet.training.sums import Sums
 
 
@@ -39,6 +40,7 @@ def build_model(options: LearnerOptions, classes: int, seed: int) -> nn.Module:
         model = find_model(options.model).build(classes)
     if options.weights is not None:
         read_weights(options.model, options.weights).load_into(model)
+    factor_layers(model, options)
     return model
 
 

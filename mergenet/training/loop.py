@@ -6,17 +6,18 @@ from mergenet.training.graph import Graph
 def advance(graph: Graph) -> None:
     """One tick.
 
-    A transfer stands between two optimizer steps: all read before any writes, so that both directions see
-    the same moment; then every learner learns for itself; then each adapter whose span ends here learns
+    A transfer stands between two optimizer steps: all of one turn read before any writes, so that both directions
+    see the same moment; then every learner learns for itself; then each adapter whose span ends here learns
     from where training has moved what it wrote.
     """
     tick = graph.done
     learners, edges = graph.learners.values(), graph.edges.values()
-    due = [edge for edge in edges if edge.due(tick)]
-    for edge in due:
-        edge.read(tick)
-    for edge in due:
-        edge.write(tick)
+    for turn in graph.turns():
+        due = [edge for edge in turn if edge.due(tick)]
+        for edge in due:
+            edge.read(tick)
+        for edge in due:
+            edge.write(tick)
     for learner in learners:
         learner.step(tick)
     for edge in edges:

@@ -11,14 +11,12 @@ from mergenet.config import InputError
 from mergenet.data.images import Images, held_out_size
 from mergenet.experiment import Experiment, LearnerOptions, split_end
 from mergenet.identity import Contents, cell_keys, run_hash
-from mergenet.method.ports import Port, find_port
-from mergenet.method.transfer import TransferOptions
 from mergenet.models import code_digest, find_model, names_code
 from mergenet.models.weights import read_weights
+from mergenet.training.ends import Ends, TransferPlan, check_writers, find_ends, plan_transfer
+from mergenet.training.factored import factor_layers
 from mergenet.training.frozen import frozen_weights, outline
 from mergenet.training.spec import Origin
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -28,18 +26,6 @@ class LearnerPlan:
     parameters: int
     steps_per_epoch: int
     steps: int
-
-
-@dataclass(frozen=True)
-class TransferPlan:
-    """Shapes of a transfer: of the weights, and of what the encoding leaves of them."""
-
-    source: Size
-    target: Size
-    encoded_source: Size
-    encoded_target: Size
-    adapter_parameters: int
-    transfers: int
 
 
 @dataclass(frozen=True)
@@ -74,18 +60,18 @@ def make_plan(
         name: _outline(name, options, images.get(name), workers, origins.get(name))
         for name, options in experiment.learners.items()
     }
-    ports = {end: _find(path, end, experiment, weights) for path, end in _ends(experiment)}
-    _check_writers(experiment, ports)
+    ends = {name: find_ends(name, transfer, experiment, weights) for name, transfer in experiment.transfers.items()}
+    check_writers(experiment, ends)
     epochs = {name: _steps_per_epoch(name, experiment, len(images[name].train), workers) for name in images}
     ticks = epochs[experiment.clock] * experiment.learners[experiment.clock].training.epochs
     steps = {name: -(-ticks // options.training.every) for name, options in experiment.trained().items()}
     transfers = {
-        name: _plan_transfer(name, transfer, ports, steps[split_end(transfer.target)[0]])
+        name: plan_transfer(name, experiment, ends[name], steps[split_end(transfer.target)[0]])
         for name, transfer in experiment.transfers.items()
     }
     contents = _contents(experiment, data, origins)
     learners = {
-        name: LearnerPlan(_held(experiment, name, ports), 0, 0)
+        name: LearnerPlan(_held(experiment, name, ends), 0, 0)
         if options.frozen
         else LearnerPlan(_numel(weights[name].values()), epochs[name], steps[name])
         for name, options in experiment.learners.items()
@@ -133,10 +119,14 @@ def _numel(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
-def _held(experiment: Experiment, learner: str, ports: Mapping[str, Port]) -> int:
+def _held(experiment: Experiment, learner: str, ends: Mapping[str, Ends]) -> int:
     """How many numbers of a frozen learner the enabled transfers hold."""
-    ends = {transfer.source for transfer in experiment.enabled_transfers().values()}
-    return _numel(ports[end].weight for end in ends if split_end(end)[0] == learner)
+    held = {
+        (ends[name].source.path, transfer.layout): ends[name].source
+        for name, transfer in experiment.enabled_transfers().items()
+        if split_end(transfer.source)[0] == learner
+    }
+    return sum(port.numel() for port in held.values())
 
 
 def _images(name: str, options: LearnerOptions, data: Mapping[str, Images]) -> Images:
@@ -163,6 +153,10 @@ def _outline(
         raise InputError(f"learners.{name}.{'weights' if options.frozen else 'model'}: {error}") from None
     if options.weights is not None and origin is None:
         _check_weights(f"learners.{name}.weights", options, model)
+    try:
+        factor_layers(model, options)
+    except InputError as error:
+        raise InputError(f"learners.{name}.factored.{error}") from None
     return dict(model.named_parameters())
 
 
@@ -185,53 +179,6 @@ def _check_weights(path: str, options: LearnerOptions, model: nn.Module) -> None
         read_weights(options.model, options.weights).check_fits(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def _ends(experiment: Experiment) -> list[tuple[str, str]]:
-    """Each end of each transfer: its path in the experiment, and `learner.port`."""
-    return [
-        (f"transfers.{name}.{key}", end)
-        for name, transfer in experiment.transfers.items()
-        for key, end in (("from", transfer.source), ("to", transfer.target))
-    ]
-
-
-def _find(path: str, end: str, experiment: Experiment, weights: Mapping[str, Mapping[str, Tensor]]) -> Port:
-    learner, port = split_end(end)
-    model = experiment.learners[learner].model
-    try:
-        return find_port(weights[learner], port, find_model(model).ports)
-    except InputError as error:
-        raise InputError(f"{path}: {model}: {error}") from None
-
-
-def _check_writers(experiment: Experiment, ports: Mapping[str, Port]) -> None:
-    """One writer a weight, and none that reads what it writes, whichever of its names was used."""
-    for name, transfer in experiment.transfers.items():
-        same_learner = split_end(transfer.source)[0] == split_end(transfer.target)[0]
-        if same_learner and ports[transfer.source].path == ports[transfer.target].path:
-            raise InputError(f"transfers.{name}.to: {transfer.target} is what it reads; name another port")
-    writers: dict[tuple[str, str], str] = {}
-    for name, transfer in experiment.enabled_transfers().items():
-        weight = (split_end(transfer.target)[0], ports[transfer.target].path)
-        if weight in writers:
-            raise InputError(f"transfers.{name}.to: '{writers[weight]}' writes to {'.'.join(weight)} already")
-        writers[weight] = name
-
-
-def _plan_transfer(name: str, options: TransferOptions, ports: Mapping[str, Port], steps: int) -> TransferPlan:
-    target = ports[options.target]
-    source = target if options.control == "own" else ports[options.source]
-    encoded: list[Size] = []
-    for key, port in (("from", source), ("to", target)):
-        try:
-            encoded.append(options.encoding.build(port.shape).shape())
-        except InputError as error:
-            raise InputError(f"transfers.{name}.encoding: {error} (`{key}`, port '{port.name}')") from None
-    with torch.device("meta"):
-        adapter = options.adapter.build(encoded[1], encoded[0])
-    count = sum(options.is_due(step, steps) for step in range(steps)) if options.enabled else 0
-    return TransferPlan(source.shape, target.shape, encoded[0], encoded[1], _numel(adapter.parameters()), count)
 
 
 def _steps_per_epoch(name: str, experiment: Experiment, total: int, workers: int) -> int:

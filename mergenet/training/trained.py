@@ -13,6 +13,7 @@ from mergenet.experiment import Experiment, LearnerOptions
 from mergenet.identity import NUMERICS
 from mergenet.models import code_digest, find_model, names_code
 from mergenet.training.checkpoint import checkpoints, load_checkpoint, problem_of
+from mergenet.training.factored import merged
 from mergenet.training.files import read_result
 from mergenet.training.record import read_experiment, read_manifest
 
@@ -70,6 +71,7 @@ def read_trained(run: Path, learner: str | None, allow_code: bool) -> Trained:
     if names_code(options.model):
         _check_code(run, options.model, manifest["code"][name], allow_code)
     weights, tick = _read_weights(run, name, result["ticks"], best=experiment.evaluation.weights == "best")
+    weights = merged(weights, options, manifest["data"][options.trained_task.data]["classes"])
     return Trained(name, experiment, manifest, result, weights, tick)
 
 
@@ -80,7 +82,7 @@ def _check_code(run: Path, model: str, digest: str, allow_code: bool) -> None:
         raise InputError(f"{run}: the file of model '{model}' is not the one it was trained with")
 
 
-def _read_weights(run: Path, name: str, ticks: int, best: bool) -> tuple[dict[str, Tensor], int]:
+def _read_weights(run: Path, name: str, ticks: int, best: bool) -> tuple[Mapping[str, Tensor], int]:
     """The learner's weights after the last tick, or its best ones, and the tick they are of."""
     there = checkpoints(run / "checkpoints")
     if not there:

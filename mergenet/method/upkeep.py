@@ -1,0 +1,90 @@
+"""Upkeep of a written weight: what else remembers the weight that was there, and would now be wrong about it.
+
+The optimizer keeps momentum of the old weight, a BatchNorm behind it the running statistics of its outputs. The
+paper and the authors' code leave both as they are.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn, optim
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mergenet.config import InputError
+from mergenet.method.ports import Port, sharded_as, whole
+
+Policy = Literal["keep", "reset", "rescale"]
+SMALLEST = 1e-12  # norm of a row, before something is divided by it
+
+
+def find_batchnorm(model: nn.Module, path: str, outputs: int) -> _BatchNorm:
+    """The BatchNorm right behind the layer `path` in the order in which the model lists its layers.
+
+    Raises:
+        InputError: what comes next is none of `outputs` channels.
+    """
+    layers = [(name, layer) for name, layer in model.named_modules() if not any(layer.children()) or name == path]
+    names = [name for name, _ in layers]
+    behind = layers[names.index(path) + 1][1] if path in names[:-1] else None
+    if not isinstance(behind, _BatchNorm) or behind.num_features != outputs:
+        raise InputError(f"no BatchNorm comes right behind '{path}'; leave it at 'keep'")
+    return behind
+
+
+class Upkeep:
+    """Called after each write.
+
+    `reset` forgets. `rescale` changes what is remembered as if each row had only grown: a row s times as long has
+    outputs s times as large, variances s^2, and, where a norm undoes the growth, gradients 1/s as large.
+
+    Args:
+        optimizer: of the target, with the policy for its state of the written weight.
+        batchnorm: behind the target, with the policy for its running statistics.
+    """
+
+    def __init__(
+        self,
+        optimizer: tuple[optim.Optimizer, Policy] | None = None,
+        batchnorm: tuple[_BatchNorm, Policy] | None = None,
+    ) -> None:
+        self._optimizer = optimizer
+        self._batchnorm = batchnorm
+
+    def after_write(self, port: Port, before: Tensor) -> None:
+        """What `port` held is the matrix `before` no more."""
+        if self._optimizer is None and self._batchnorm is None:
+            return
+        old, new = (port.layout.split(matrix, port.tensors) for matrix in (before, port.read()))
+        growths = [_growth(a, b) for a, b in zip(old, new, strict=True)]
+        if self._optimizer is not None:
+            optimizer, policy = self._optimizer
+            for tensor, growth in zip(port.tensors, growths, strict=True):
+                _keep_up_optimizer(optimizer, tensor, growth, policy)
+        if self._batchnorm is not None:
+            _keep_up_batchnorm(*self._batchnorm, growth=growths[0])
+
+
+def _growth(before: Tensor, after: Tensor) -> Tensor:
+    """(rows,): how many times as long each row has become."""
+    old, new = (tensor.reshape(len(tensor), -1).norm(dim=1) for tensor in (before, after))
+    return new.clamp_min(SMALLEST) / old.clamp_min(SMALLEST)
+
+
+def _keep_up_optimizer(optimizer: optim.Optimizer, tensor: Tensor, growth: Tensor, policy: Policy) -> None:
+    """Momentum of any of torch's optimizers; what they hold of squares is named so (`exp_avg_sq`)."""
+    if policy == "reset":
+        optimizer.state.pop(tensor, None)  # they begin anew with a tensor they have nothing of
+        return
+    for name, held in optimizer.state.get(tensor, {}).items():
+        if isinstance(held, Tensor) and held.shape == tensor.shape:
+            rows = growth.view(-1, *[1] * (held.dim() - 1)) ** (2 if name.endswith("sq") else 1)
+            held.copy_(sharded_as(held, whole(held) / rows))
+
+
+def _keep_up_batchnorm(norm: _BatchNorm, policy: Policy, growth: Tensor) -> None:
+    if policy == "reset":
+        norm.reset_running_stats()
+    elif norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            norm.running_mean.mul_(growth)
+            norm.running_var.mul_(growth.square())

@@ -1,0 +1,107 @@
+"""The two ends of each transfer, found and checked before anything runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mergenet.config import InputError
+from mergenet.experiment import Experiment, split_end
+from mergenet.method.ports import DENSE, Port, find_port
+from mergenet.method.transfer import TransferOptions
+from mergenet.method.upkeep import find_batchnorm
+from mergenet.models import find_model
+from mergenet.training.frozen import ANY
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TransferPlan:
+    """Shapes of a transfer: of the weights, and of what the encoding leaves of them."""
+
+    source: Size
+    target: Size
+    encoded_source: Size
+    encoded_target: Size
+    adapter_parameters: int
+    transfers: int
+
+
+class Ends(NamedTuple):
+    """The two ports that a transfer joins."""
+
+    source: Port
+    target: Port
+
+
+def find_ends(
+    name: str, transfer: TransferOptions, experiment: Experiment, weights: Mapping[str, Mapping[str, Tensor]]
+) -> Ends:
+    """Both ports, laid out as the transfer wants them."""
+
+    def find(key: str, end: str) -> Port:
+        learner, port = split_end(end)
+        model = experiment.learners[learner].model
+        try:
+            return find_port(weights[learner], port, find_model(model).ports, transfer.layout)
+        except InputError as error:
+            raise InputError(f"transfers.{name}.{key}: {model}: {error}") from None
+
+    return Ends(find("from", transfer.source), find("to", transfer.target))
+
+
+def check_writers(experiment: Experiment, ends: Mapping[str, Ends]) -> None:
+    """One writer a weight, and none that reads what it writes, whichever of its names was used."""
+    for name, transfer in experiment.transfers.items():
+        same_learner = split_end(transfer.source)[0] == split_end(transfer.target)[0]
+        if same_learner and ends[name].source.path == ends[name].target.path:
+            raise InputError(f"transfers.{name}.to: {transfer.target} is what it reads; name another port")
+    writers: dict[tuple[str, str], str] = {}
+    for name, transfer in experiment.enabled_transfers().items():
+        weight = (split_end(transfer.target)[0], ends[name].target.path)
+        if weight in writers:
+            raise InputError(f"transfers.{name}.to: '{writers[weight]}' writes to {'.'.join(weight)} already")
+        writers[weight] = name
+
+
+def plan_transfer(name: str, experiment: Experiment, ends: Ends, steps: int) -> TransferPlan:
+    """Sizes of a transfer into a learner of so many steps.
+
+    Raises:
+        InputError: what it asks for cannot be had of these ports.
+    """
+    options = experiment.transfers[name]
+    source = ends.target if options.control == "own" else ends.source
+    _check_flattening(name, options, Ends(source, ends.target))
+    _check_batchnorm(name, experiment, ends.target)
+    encoded: list[Size] = []
+    for key, port in (("from", source), ("to", ends.target)):
+        try:
+            encoded.append(options.encoding.build(port.shape).shape())
+        except InputError as error:
+            raise InputError(f"transfers.{name}.encoding: {error} (`{key}`, port '{port.name}')") from None
+    with torch.device("meta"):
+        adapter = options.adapter.build(encoded[1], encoded[0])
+    parameters = sum(parameter.numel() for parameter in adapter.parameters())
+    count = sum(options.is_due(step, steps) for step in range(steps)) if options.enabled else 0
+    return TransferPlan(source.shape, ends.target.shape, encoded[0], encoded[1], parameters, count)
+
+
+def _check_flattening(name: str, options: TransferOptions, ends: Ends) -> None:
+    """A flattening that changes no matrix would be the same transfer under another name."""
+    if options.flattening != "outputs" and all(port.shape == replace(port, layout=DENSE).shape for port in ends):
+        raise InputError(f"transfers.{name}.flattening: neither end is a kernel above 1 x 1; leave it out")
+
+
+def _check_batchnorm(name: str, experiment: Experiment, port: Port) -> None:
+    options = experiment.transfers[name]
+    if options.batchnorm == "keep":
+        return
+    model = find_model(experiment.learners[split_end(options.target)[0]].model).sketch(ANY)
+    try:
+        find_batchnorm(model, port.path, port.tensors[0].shape[0])
+    except InputError as error:
+        raise InputError(f"transfers.{name}.batchnorm: {error}") from None
