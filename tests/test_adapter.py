@@ -198,12 +198,104 @@ def test_width_bounds_the_parameters() -> None:
         ({"width": 10, "heads": 4}, "width 10 does not divide by heads 4"),
         ({"combinations": ["row-row", "row-row"]}, "combinations: one stands there twice"),
         ({"combinations": []}, "combinations"),
+        ({"width": "many"}, "width"),
         ({"form": "paper", "points": 64}, "points: the paper's form scores every pair of tokens; leave it out"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], line: str) -> None:
     with pytest.raises(InputError, match=line):
         parse(Lpka, options)
+
+
+# --- what the paper leaves open ----------------------------------------------------------------------------------
+
+
+def test_the_authors_rule_of_width_gives_their_pair_as_many_parameters_as_theirs() -> None:
+    """Their fc.weight of ResNet50 into a projection of MobileNetV2, two layers: 37.6 million."""
+    with torch.device("meta"):
+        adapter = parse(Lpka, {"form": "paper", "width": "tokens", "heads": 8, "depth": 2}).build(
+            (160, 960), (100, 2048)
+        )
+    assert round(sum(parameter.numel() for parameter in adapter.parameters()) / 1e6, 1) == 37.6
+
+
+@pytest.mark.parametrize(
+    ("sizes", "heads", "width"), [((960, 2048), 8, 1504), ((160, 100), 8, 130 - 2), ((10, 20), 4, 128)]
+)
+def test_the_authors_rule_is_the_mean_of_the_token_sizes_and_at_least_128(
+    sizes: tuple[int, int], heads: int, width: int
+) -> None:
+    assert Lpka(width="tokens", heads=heads).width_between(*sizes) == width
+    assert Lpka(width="tokens", heads=heads).hidden_units(960) == 1920
+
+
+def test_free_mixing_begins_as_the_average_and_is_held_by_no_softmax() -> None:
+    free, average = (disturb_but_mix(build(form="paper", mix=mix)) for mix in ("free", "average"))
+    x, y = draw()
+    torch.testing.assert_close(free(x, y), average(x, y))
+    layer = free.layers[0]
+    parts = layer.attend(x, y, before=torch.nn.Identity(), after=list(layer.norms))
+    with torch.no_grad():
+        layer.mix.copy_(torch.tensor([2.0, 0.0, -1.0, 0.5]))
+    mixed = 2.0 * parts[0] - parts[2] + 0.5 * parts[3]
+    torch.testing.assert_close(layer(x, y, torch.tensor(1.0)), layer.norm(mixed + layer.feed(mixed)))
+
+
+def disturb_but_mix(adapter: LpkaAdapter) -> LpkaAdapter:
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in adapter.named_parameters():
+            if not name.endswith("mix"):
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return adapter.eval()
+
+
+@pytest.mark.parametrize("form", ["gated", "paper"])
+def test_layers_that_carry_both_change_the_source_from_what_the_target_was(form: str) -> None:
+    adapter = disturb(build(form=form, depth=2, carries="both")).eval()
+    x, y = draw()
+    (one, two), (back,) = adapter.layers, adapter.source_layers
+    x_rms, y_rms = x.square().mean().sqrt(), y.square().mean().sqrt()
+    expected = two(one(x, y, x_rms), back(y, x, y_rms), x_rms)
+    assert torch.equal(adapter(x, y), expected)
+    assert len(build(depth=3, carries="both").source_layers) == 2
+    assert len(build(depth=3).source_layers) == 0
+
+
+@pytest.mark.parametrize("form", ["gated", "paper"])
+def test_without_a_feed_forward_block_a_layer_is_its_attention(form: str) -> None:
+    adapter = disturb(build(form=form, depth=1, feed_forward=False)).eval()
+    x, y = draw()
+    layer, rms = adapter.layers[0], x.square().mean().sqrt()
+    assert not any("feed" in name or name.startswith("norm.") for name, _ in layer.named_parameters())
+    if form == "gated":
+        parts = layer.attend(x, y, before=layer.tokens)
+        expected = x + rms * sum(gate * part / 4 for gate, part in zip(layer.gate, parts, strict=True))
+    else:
+        parts = layer.attend(x, y, before=torch.nn.Identity(), after=list(layer.norms))
+        expected = sum(weight * part for weight, part in zip(layer.mix.softmax(0), parts, strict=True))
+    torch.testing.assert_close(adapter(x, y), expected)
+
+
+def test_spectral_norm_bounds_the_feed_forward_block_and_goes_when_told() -> None:
+    bounded, free = (build(form="paper", depth=1, spectral_norm=on).layers[0].feed for on in (True, False))
+    assert not any("parametrizations" in name for name, _ in free.named_parameters())
+    for linear in (bounded[0], bounded[2]):
+        with torch.no_grad():
+            linear.parametrizations.weight.original.mul_(100.0)
+        for _ in range(50):
+            weight = linear.weight
+        assert torch.linalg.svdvals(weight.detach())[0] == pytest.approx(1.0, rel=1e-2)
+
+
+def test_without_its_norms_the_papers_form_keeps_the_scale_of_the_residual() -> None:
+    x, y = draw()
+    adapter = build(form="paper", depth=1, output_norm=False).eval()
+    layer = adapter.layers[0]
+    parts = torch.stack([x + part for part in layer.attend(x, y, before=torch.nn.Identity())])
+    mixed = parts.mean(0)
+    torch.testing.assert_close(adapter(x, y), mixed + layer.feed(mixed))
+    assert not any(isinstance(module, torch.nn.LayerNorm) for module in adapter.modules())
 
 
 # --- the baseline ------------------------------------------------------------------------------------------------

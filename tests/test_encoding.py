@@ -1,5 +1,7 @@
 """Encodings: what of a weight takes part, and how a change of it becomes a change of the weight."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -145,3 +147,57 @@ def test_its_state_restores_an_encoder() -> None:
     one, other = encoder_for(weight, Svd(rank=2)), Svd(rank=2).build((6, 10))
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.encode(weight), other.encode(weight))
+
+
+# --- which factor is attended ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.parametrize(
+    ("attends", "of"),
+    [
+        ("A", lambda m, n: (2, n)),
+        ("B", lambda m, n: (m, 2)),
+        ("longer", lambda m, n: (2, n) if m <= n else (m, 2)),
+        ("both", lambda m, n: (m + n, 2)),
+    ],
+)
+def test_the_factor_that_is_attended_decides_the_shape(
+    attends: str, of: Callable[[int, int], tuple[int, int]], shape: tuple[int, int]
+) -> None:
+    weight = torch.randn(shape)
+    encoder = encoder_for(weight, Svd.model_validate({"rank": 2, "attends": attends}))
+    assert encoder.shape() == tuple(encoder.encode(weight).shape) == of(*shape)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_a_and_b_hold_the_leading_directions_from_either_side(shape: tuple[int, int]) -> None:
+    """W = B A in the best approximation of its rank: A = U'W = S V' from one side, B = W V = U S from the other."""
+    weight = torch.randn(shape)
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    a = encoder_for(weight, Svd(rank=2, attends="A")).encode(weight)
+    b = encoder_for(weight, Svd(rank=2, attends="B")).encode(weight)
+    torch.testing.assert_close(a.T @ a, right[:2].T @ torch.diag(values[:2] ** 2) @ right[:2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(b @ b.T, left[:, :2] @ torch.diag(values[:2] ** 2) @ left[:, :2].T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_a_write_of_both_factors_replaces_their_product_and_keeps_the_rest(shape: tuple[int, int]) -> None:
+    weight, rows = torch.randn(shape), shape[0]
+    encoder = encoder_for(weight, Svd(rank=2, attends="both"))
+    encoded = encoder.encode(weight)
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    best = (left[:, :2] * values[:2]) @ right[:2]
+    torch.testing.assert_close(encoded[:rows] @ encoded[rows:].T, best, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoded[:rows].norm(), encoded[rows:].norm())
+    changed = encoded + torch.randn_like(encoded)
+    expected = weight - best + changed[:rows] @ changed[rows:].T
+    torch.testing.assert_close(encoder.decode(weight, changed), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(encoder.decode(weight, encoded), weight)
+
+
+def test_a_weight_of_zeros_can_be_encoded_in_both_factors() -> None:
+    weight = torch.zeros(4, 6)
+    encoder = encoder_for(weight, Svd(rank=2, attends="both"))
+    assert torch.isfinite(encoder.encode(weight)).all()
+    assert torch.equal(encoder.decode(weight, encoder.encode(weight)), weight)

@@ -105,6 +105,33 @@ def test_the_feed_forward_branch_moves_too() -> None:
     assert last.abs().max() > 0
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_blend_goes_so_much_of_the_way(form: dict[str, Any]) -> None:
+    whole, part = (disturb(make(blend=blend, **form)) for blend in (1.0, 0.25))
+    before = part.port.read()
+    for transfer in (whole, part):
+        transfer.read(4)
+        transfer.write()
+    torch.testing.assert_close(part.port.read(), before + 0.25 * (whole.port.read() - before), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("match", ["rows", "norm", "moments"])
+def test_a_matched_write_has_the_scale_of_what_was_there(match: str) -> None:
+    """The paper's form gives every row unit variance, whatever a weight's scale was."""
+    transfer = disturb(make(encoding="whole", adapter={"lpka": {"form": "paper"}}, match=match))
+    before = transfer.port.read()
+    transfer.read(4)
+    transfer.write()
+    after = transfer.port.read()
+    assert not torch.allclose(after, before, rtol=0.1)
+    if match == "rows":
+        torch.testing.assert_close(after.norm(dim=1), before.norm(dim=1))
+    if match == "norm":
+        torch.testing.assert_close(after.norm(), before.norm())
+    if match == "moments":
+        torch.testing.assert_close((after.mean(), after.std()), (before.mean(), before.std()))
+
+
 def test_writing_keeps_the_parameter_its_storage_and_its_momentum() -> None:
     """DDP's hooks and the optimizer's state hold on to the parameter object."""
     transfer = disturb(make())
