@@ -146,14 +146,28 @@ def train_smooth(experiment: Experiment) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in graph.replicated().items()}
 
 
+FACTORED = {"2": {"rank": 4}, "classifier": {"rank": 4}}
+
+
+@pytest.mark.parametrize(
+    ("learner", "transfer"),
+    [
+        ({}, {}),
+        ({"factored": FACTORED}, {"encoding": {"factored": {"attends": "both"}}, "optimizer_state": "rescale"}),
+    ],
+)
 def test_two_ranks_end_where_one_does_with_the_same_global_batch(
-    small: MakeExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    learner: dict[str, Any],
+    transfer: dict[str, Any],
+    small: MakeExperiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    smooth = {"model": "smooth"}
+    smooth = {"model": "smooth", **learner}
     experiment = small(
         {
             "learners": {"source": smooth, "target": {**smooth, "copy": 1}},
-            "transfers": {"main": {"to": "target.2", "optimizer": {"adamw": {"lr": 1e-2}}}},
+            "transfers": {"main": {"to": "target.2", "optimizer": {"adamw": {"lr": 1e-2}}, **transfer}},
             "training": {"epochs": 2},
         }
     )
