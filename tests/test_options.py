@@ -1,8 +1,10 @@
 """Each option of a transfer changes what it says and nothing else: a table, so that a new option is a new row."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -173,6 +175,16 @@ def test_every_option_has_its_row() -> None:
     families["encoding.factored."] = Factored
     for prefix, options in families.items():
         assert {f"{prefix}{name}" for name in options.model_fields if name not in ends} <= there
+
+
+def test_every_option_is_in_the_table_of_the_page() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "method.md").read_text()
+    cells = {word for line in page.splitlines() if line.startswith("|") for word in re.findall("`([^`]+)`", line)}
+    for name, options in {"": TransferOptions, "lpka.": Lpka, "mlp.": Mlp, "encoding.svd.": Svd}.items():
+        for field_name, info in options.model_fields.items():
+            assert f"{name}{info.alias or field_name}" in cells, f"{name}{field_name}"
+            for value in get_args(info.annotation):
+                assert not isinstance(value, str) or value in cells, f"{name}{field_name}: {value}"
 
 
 @pytest.mark.parametrize("options", [TransferOptions, Lpka, Svd])
