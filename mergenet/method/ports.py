@@ -51,7 +51,7 @@ class Port:
         return self.tensors[0].device
 
     def read(self) -> Tensor:
-        """A copy of the matrix: later steps of the optimizer do not reach it. Of a sharded weight, on every rank."""
+        """A copy of the matrix in fp32: later steps of the optimizer do not reach it. All of it, if it is sharded."""
         return self._joined([tensor.detach() for tensor in self.tensors])
 
     def gradient(self) -> Tensor:
@@ -68,7 +68,11 @@ class Port:
         return self._joined(gradients)
 
     def _joined(self, tensors: list[Tensor]) -> Tensor:
-        return self.layout.join([whole(tensor) for tensor in tensors]).clone()
+        return self.layout.join([whole(tensor) for tensor in tensors]).to(torch.float32, copy=True)
+
+    def rounded(self, matrix: Tensor) -> Tensor:
+        """`matrix` as it reads once it is written: in fp32, rounded to the type of the weight."""
+        return matrix.to(self.tensors[0].dtype).to(torch.float32)
 
     def write(self, matrix: Tensor) -> None:
         """Copies `matrix` into the weight in place, to each rank its shard.

@@ -152,7 +152,7 @@ class Transfer:
         self.target_encoder = options.encoding.build(port.shape)
         with randomness.seeded("adapter", *self.key):
             adapter = options.adapter.build(self.target_encoder.shape(), self.source_encoder.shape())
-        self.adapter = adapter.to(port.device)
+        self.adapter = adapter.to(port.device, torch.float32)
         self.optimizer = options.optimizer.build(_decay_groups(self.adapter))
         self.total_updates = sum(1 for step in range(steps) if self.due(step))
         self.updates = 0
@@ -178,7 +178,8 @@ class Transfer:
         Raises:
             NotFinite: the leading directions of a matrix that is not cannot be found.
         """
-        target, source = self.port.read(), self.source.read(step)
+        target = self.port.read()
+        source = self.source.read(step).to(target.device)
         try:
             self.target_encoder.refresh(target)
             self.source_encoder.refresh(source)
@@ -215,7 +216,7 @@ class Transfer:
         pending = self._pending()
         generated = pending.generated if pending.generated is not None else self._generate_again(pending)
         moved = self.port.read()
-        delta = generated.detach() - moved
+        delta = self.port.rounded(generated.detach()) - moved
         parameters = [parameter for parameter in self.adapter.parameters() if parameter.requires_grad]
         taught = delta if self.options.update == "delta" else self.port.gradient()
         gradients = torch.autograd.grad(generated, parameters, grad_outputs=taught, materialize_grads=True)
