@@ -85,9 +85,10 @@ class TransferOptions(Options):
         """How the tensors of either layer make the matrix that takes part."""
         return self.encoding.layout(self.flattening, self.bias)
 
-    def is_due(self, step: int, steps: int) -> bool:
-        """Whether a transfer comes before the target's `step`, counted from 0, of `steps`."""
-        return step > 0 and step % self.cycle == 0 and self.start <= step / steps < self.stop
+    def is_due(self, step: int, steps: int | None) -> bool:
+        """Whether a transfer comes before the target's `step`, counted from 0, of `steps` (None: of any number)."""
+        within = steps is None or self.start <= step / steps < self.stop
+        return step > 0 and step % self.cycle == 0 and within
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
@@ -131,7 +132,7 @@ class Transfer:
         options: what it does.
         source: where it reads, of shape (p, q).
         port: the target's weight, of shape (m, n).
-        steps: the target's steps in the whole run.
+        steps: the target's steps in the whole run; None where that is not known, and no share of it matters.
         seed: the run's seed; with the ports' paths it keys the adapter's initial weights and dropout.
         upkeep: what else remembers the target's weight.
 
@@ -140,7 +141,13 @@ class Transfer:
     """
 
     def __init__(
-        self, options: TransferOptions, source: Source, port: Port, steps: int, seed: int, upkeep: Upkeep | None = None
+        self,
+        options: TransferOptions,
+        source: Source,
+        port: Port,
+        steps: int | None,
+        seed: int,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self.options = options
         self.source = source
@@ -154,7 +161,7 @@ class Transfer:
             adapter = options.adapter.build(self.target_encoder.shape(), self.source_encoder.shape())
         self.adapter = adapter.to(port.device, torch.float32)
         self.optimizer = options.optimizer.build(_decay_groups(self.adapter))
-        self.total_updates = sum(1 for step in range(steps) if self.due(step))
+        self.total_updates = sum(1 for step in range(steps or 0) if self.due(step))
         self.updates = 0
         self.pending: Pending | None = None
         self.figures: dict[str, Tensor] = {}
@@ -169,8 +176,8 @@ class Transfer:
             return False
         last = self.pending.step
         if self.options.span == "cycle":
-            last = min(last + self.options.cycle, self.steps) - 1
-        return step == last
+            last += self.options.cycle - 1
+        return step == (last if self.steps is None else min(last, self.steps - 1))
 
     def read(self, step: int) -> None:
         """Copies both matrices and adapts the encoders to them.
@@ -223,7 +230,8 @@ class Transfer:
         for parameter, gradient in zip(parameters, _all_from_first_rank(gradients), strict=True):
             parameter.grad = gradient
         nn.utils.clip_grad_norm_(parameters, self.options.clip)
-        multiplier = self.options.schedule.multiplier(self.updates / self.total_updates)
+        progress = 0.0 if self.steps is None else self.updates / self.total_updates
+        multiplier = self.options.schedule.multiplier(progress)
         set_rate(self.optimizer, self.options.optimizer.lr, multiplier)
         self.optimizer.step()
         self.optimizer.zero_grad()
