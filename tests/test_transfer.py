@@ -236,6 +236,7 @@ def test_the_rate_follows_the_schedule_over_the_adapters_own_updates() -> None:
         if transfer.due(step):
             transfer.read(step)
             transfer.write()
+            train_the_target(transfer)
             transfer.learn()
             rates.append(transfer.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
@@ -245,6 +246,17 @@ def test_biases_and_gates_are_not_decayed() -> None:
     matrices, vectors = make(optimizer={"adamw": {"weight_decay": 0.1}}).optimizer.param_groups
     assert matrices["weight_decay"] == 0.1 and vectors["weight_decay"] == 0.0
     assert all(p.dim() > 1 for p in matrices["params"]) and all(p.dim() <= 1 for p in vectors["params"])
+
+
+@pytest.mark.parametrize("span", ["step", "cycle"])
+def test_nothing_is_learned_from_a_step_that_did_not_take_place(span: str) -> None:
+    transfer = disturb(make(span=span))
+    before = [parameter.detach().clone() for parameter in transfer.adapter.parameters()]
+    transfer.read(4)
+    transfer.write()
+    transfer.learn()
+    assert transfer.updates == 0 and transfer.pending is None and transfer.figures["moved"] == 0
+    assert all(torch.equal(*pair) for pair in zip(before, transfer.adapter.parameters(), strict=True))
 
 
 def test_clip_bounds_the_gradients_norm() -> None:

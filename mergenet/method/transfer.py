@@ -218,12 +218,17 @@ class Transfer:
 
         With delta = generated - moved, the gradient is the vector-Jacobian product of delta through the
         encoding and the adapter: that of 1/2 |generated - stopgrad(moved)|^2. With `update: loss` the gradient
-        of the target's loss with respect to the written weight stands in delta's place: the chain rule.
+        of the target's loss with respect to the written weight stands in delta's place: the chain rule. Where the
+        weight lies as it was written there was no step, a gradient scaler skipped it, and nothing is learned.
         """
         pending = self._pending()
         generated = pending.generated if pending.generated is not None else self._generate_again(pending)
         moved = self.port.read()
         delta = self.port.rounded(generated.detach()) - moved
+        self.figures["moved"] = _relative(delta, moved)
+        self.pending = None
+        if not _moved_on_first_rank(delta):
+            return
         parameters = [parameter for parameter in self.adapter.parameters() if parameter.requires_grad]
         taught = delta if self.options.update == "delta" else self.port.gradient()
         gradients = torch.autograd.grad(generated, parameters, grad_outputs=taught, materialize_grads=True)
@@ -235,9 +240,7 @@ class Transfer:
         set_rate(self.optimizer, self.options.optimizer.lr, multiplier)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.figures["moved"] = _relative(delta, moved)
         self.updates += 1
-        self.pending = None
 
     def _pending(self) -> Pending:
         assert self.pending is not None, "read comes before write and learn"
@@ -315,6 +318,13 @@ def _from_first_rank(tensor: Tensor) -> None:
     """Rank 0's values on every rank: no drift from kernels that differ between machines."""
     if _several_ranks():
         dist.broadcast(tensor, src=0)
+
+
+def _moved_on_first_rank(delta: Tensor) -> bool:
+    """Whether any entry is not zero, as rank 0 sees it: what is computed elsewhere may differ in rounding."""
+    moved = delta.count_nonzero()
+    _from_first_rank(moved)
+    return bool(moved)
 
 
 def _all_from_first_rank(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
