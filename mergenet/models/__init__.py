@@ -4,13 +4,17 @@ A name is a row of `MODELS`, one of torchvision's classifiers, or a user's own `
 weight without a name of its own is a port under its dotted parameter name.
 """
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from mergenet.config import InputError, nearest
 from mergenet.models import mobilenet, resnet
 from mergenet.models.model import Model
 from mergenet.models.own import code_digest, names_code, own
 from mergenet.models.published import Published, published, published_names
 
-__all__ = ["MODELS", "Model", "code_digest", "find_model", "names_code", "published_names"]
+__all__ = ["MODELS", "Model", "code_digest", "find_model", "known_ports", "names_code", "published_names"]
 
 MODELS: dict[str, Model] = {
     "resnet18": published("resnet18"),
@@ -40,3 +44,17 @@ def find_model(name: str) -> Model:
     if names_code(name):
         return own(name)
     raise InputError(f"no model '{name}'; {nearest(name, {*MODELS, *published_names()})}")
+
+
+def known_ports(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of ports of a model that somebody else built, told by its weights: those of the first row that fits.
+
+    A row fits where each of its ports is a matrix of the model; a layer that itself has such a name goes before.
+
+    Args:
+        weights: dotted name -> parameter.
+    """
+    matrices = {name.removesuffix(".weight") for name, weight in weights.items() if weight.dim() > 1}
+    rows = (model.named for model in MODELS.values() if model.named)
+    fitting = next((row for row in rows if matrices.issuperset(row.values())), {})
+    return {name: path for name, path in fitting.items() if name not in matrices}
