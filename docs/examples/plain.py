@@ -1,4 +1,4 @@
-"""Two networks for handwritten digits; the classifier of the one teaches a hidden layer of the other."""
+"""Two networks for handwritten digits; the classifier of one teaches a hidden layer of the other."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -25,6 +25,7 @@ def step(model: nn.Module, batch: Tensor) -> None:
     optimizers[model].step()
 
 
+# From the third layer of the source, its classifier, to the third of the target. They differ in shape.
 transfer = Transfer(source, target, "2", "2", rank=8, cycle=4, steps=STEPS)
 for batch in torch.randint(len(images), (STEPS, BATCH)):
     with transfer:
@@ -32,5 +33,5 @@ for batch in torch.randint(len(images), (STEPS, BATCH)):
         step(target, batch)
 
 print(transfer)
-print(f"It wrote the weight {transfer.figures['written']:.2%} of its norm away, training moved it by", end=" ")
-print(f"{transfer.figures['moved']:.2%} in the step after.")
+print(f"The last transfer changed the weight by {transfer.figures['written']:.2%} of its norm,")
+print(f"the step of training after it by {transfer.figures['moved']:.2%}.")

@@ -33,6 +33,9 @@ class End:
     def _weights(self) -> dict[str, Tensor]:
         if isinstance(self._holder, Mapping):
             return {name: tensor for name, tensor in self._holder.items() if isinstance(tensor, Tensor)}
+        if not isinstance(self._holder, nn.Module):
+            kind = type(self._holder).__name__
+            raise InputError(f'{self._name}: is a torch.nn.Module or a map like {{"fc.weight": tensor}}, got {kind}')
         with _named(self._name):
             return weights_of(self._holder)
 
@@ -58,7 +61,7 @@ def check_ends(source: Port, target: Port, options: TransferOptions) -> None:
         if options.control != "own" and any(tensor is other for other in source.tensors):
             raise InputError(f"to_port: '{target.name}' is what it reads; name another port")
     for key, port in (("from_port", source), ("to_port", target)):
-        with _named(f"{key}: '{port.name}'"):
+        with _named(f"{key} '{port.name}'"):
             options.encoding.build(port.shape)
 
 
