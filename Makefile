@@ -3,7 +3,7 @@
 # make help   this
 PYTHON ?= python3.11
 BIN := .venv/bin
-PACKAGES := mergenet cluster tune tests benchmarks docs
+PACKAGES := mergenet cluster tune tests benchmarks docs/examples
 
 .PHONY: help demo test lint install
 help:

@@ -16,6 +16,7 @@ from mergenet.config import InputError
 from mergenet.library import Transfer
 from tests.loops import FROM, TO, Loop, networks, small
 from tests.ranks import on_ranks
+from tests.test_library_examples import example
 
 WAYS: dict[str, dict[str, Any]] = {
     "step": {"optimizer_state": "rescale"},
@@ -59,6 +60,7 @@ def on_each() -> dict[str, Any]:
     found["drift"] = (drifting(dist.get_rank()), whole(*networks()))
     found["half"] = half()
     found["refused"] = refused()
+    found["examples"] = [whole(example(name)["train"]()) for name in ("ddp", "fsdp")]
     return found
 
 
@@ -127,6 +129,12 @@ def test_sharding_afterwards_and_the_first_fsdp_are_refused(two: list[dict[str, 
     after, first = two[0]["refused"]
     assert after.startswith("target: '0.weight' is another tensor than when the transfer was made; make it after what")
     assert first == "target: FullyShardedDataParallel flattens weights; shard it by `fully_shard` (FSDP2)"
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_examples_end_with_the_same_weights_on_both_ranks(two: list[dict[str, Any]], index: int) -> None:
+    one, other = (found["examples"][index] for found in two)
+    assert torch.equal(one, other) and one.isfinite().all()
 
 
 def test_what_the_ranks_have_comes_from_transfers(two: list[dict[str, Any]]) -> None:
