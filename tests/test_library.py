@@ -214,6 +214,8 @@ def test_the_state_of_another_transfer_is_refused() -> None:
     assert "`to` is '0', and here it is '2'" in refusal(lambda: make(*models, (FROM, "2")).load_state_dict(state))
     assert "`seed` is 0, and here it is 1" in refusal(lambda: make(*models, seed=1).load_state_dict(state))
     make(*models, steps=100, schedule="constant").load_state_dict(state)  # to train longer is allowed
+    assert refusal(lambda: make(*models).load_state_dict(models[0].state_dict())) == "state: is not that of a Transfer"
+    assert refusal(lambda: Transfers([make(*models)]).load_state_dict(state)) == "state: is not that of Transfers"
     both = Transfers([make(*models), make(*models, (FROM, "2"))])
     assert refusal(lambda: Transfers([make(*models)]).load_state_dict(both.state_dict())) == (
         "state: is of 2 transfers, and here are 1"

@@ -115,7 +115,7 @@ class Transfer(Ticking):
         Raises:
             InputError: it is the state of a transfer of other ports or options.
         """
-        _check_made(state["made"], self._made())
+        _check_made(state, self._made())
         self._engine.load_state_dict(state["transfer"])
         if isinstance(self._engine.source, Fixed):
             self._engine.source.port.write(state["initial"])
@@ -195,7 +195,10 @@ class Transfer(Ticking):
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def _check_made(of_state: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def _check_made(state: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    if "made" not in state:
+        raise InputError("state: is not that of a Transfer")
+    of_state = state["made"]
     for name, value in here.items():
         if of_state.get(name) != value:
             raise InputError(

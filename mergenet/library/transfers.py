@@ -44,6 +44,8 @@ class Transfers(Ticking):
         Raises:
             InputError: it is the state of other transfers.
         """
+        if "transfers" not in state:
+            raise InputError("state: is not that of Transfers")
         states = state["transfers"]
         if len(states) != len(self.transfers):
             raise InputError(f"state: is of {len(states)} transfers, and here are {len(self.transfers)}")
