@@ -383,16 +383,16 @@ def both_ways(turn: int) -> tuple[nn.Module, nn.Module, Transfers]:
 
 
 def test_all_of_a_turn_read_before_any_writes() -> None:
-    """The second to read sees what the first wrote only in a later turn."""
+    """Only in a later turn does one see what another has written."""
     for turn, sees in ((0, False), (1, True)):
         source, target, transfers = both_ways(turn)
         Loop(source, target).run(transfers, 4)
-        before, (back, there) = target[0].weight.clone(), transfers.transfers
+        before = source[2].weight.clone(), target[0].weight.clone()
         transfers.begin()
-        assert not torch.equal(target[0].weight, before)
-        pending = back._engine.pending
-        assert pending is not None and torch.equal(pending.source, target[0].weight if sees else before)
-        assert there._engine.pending is not None
+        assert not torch.equal(source[2].weight, before[0]) and not torch.equal(target[0].weight, before[1])
+        back, there = (transfer._engine.pending for transfer in transfers.transfers)
+        assert there is not None and torch.equal(there.source, before[0])
+        assert back is not None and torch.equal(back.source, target[0].weight if sees else before[1])
 
 
 def test_several_resume_and_abandon_as_one() -> None:
@@ -530,12 +530,13 @@ def test_tied_weights_go_by_either_name_and_are_one() -> None:
 
 
 @NEEDS_GPU
-def test_it_follows_the_target_to_another_device() -> None:
+def test_it_follows_the_target_to_another_device_in_mid_cycle() -> None:
     models = networks()
     transfer, loop = make(*models, span="cycle", cycle=4), Loop(*models)
     loop.run(transfer, 6)
-    for model in models:
-        model.cuda()
-    with transfer:
-        pass
-    assert all(parameter.is_cuda for parameter in transfer.adapter.parameters())
+    models[1].cuda()  # the source stays where it is
+    for _ in range(6):
+        with transfer, torch.no_grad():
+            models[1].get_parameter("0.weight").mul_(0.99)
+    assert transfer.updates == 2 and all(parameter.is_cuda for parameter in transfer.adapter.parameters())
+    assert vector(models[1]).isfinite().all()

@@ -52,10 +52,10 @@ class Ticking:
     def abandon(self) -> None:
         """Closes a tick whose step failed: it is not counted, nothing is learned from it, and the next takes its place.
 
-        What it wrote stays. The next tick reads and writes anew.
+        What it wrote stays. The next tick has its number, so that it is due if this one was, and reads and writes anew.
         """
         for transfer in self._transfers():
-            transfer._drop()
+            transfer._open = False
 
     def __enter__(self) -> Self:
         self.begin()

@@ -148,7 +148,6 @@ class Transfer(Ticking):
     def _read(self) -> None:
         for end in self._ends_held:
             end.check()
-        self._follow_the_target()
         with self._arithmetic():
             self._engine.read(self.ticks)
 
@@ -162,12 +161,6 @@ class Transfer(Ticking):
         if self._ends():
             with self._arithmetic():
                 self._engine.learn()
-
-    def _drop(self) -> None:
-        pending = self._engine.pending
-        if pending is not None and pending.step == self.ticks:
-            self._engine.pending = None
-        self._open = False
 
     def _check_gradient(self) -> None:
         port = self._engine.port
@@ -186,6 +179,7 @@ class Transfer(Ticking):
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
         """In fp32 and with gradients, whatever surrounds the tick; it stops for good at what is not finite."""
+        self._follow_the_target()
         try:
             with torch.autocast(self._engine.port.device.type, enabled=False), torch.enable_grad():
                 yield
