@@ -20,5 +20,5 @@ def match_scale(generated: Tensor, target: Tensor, match: Match) -> Tensor:
         return generated * (target.norm() / generated.norm().clamp_min(SMALLEST))
     if match == "moments":
         centred = generated - generated.mean()
-        return target.mean() + centred * (target.std() / centred.std().clamp_min(SMALLEST))
+        return target.mean() + centred * (target.std(correction=0) / centred.std(correction=0).clamp_min(SMALLEST))
     return generated
