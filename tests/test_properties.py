@@ -1,7 +1,6 @@
 """The method over any two layers and all options: what holds whatever is chosen."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -9,231 +8,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from mergenet import randomness
-from mergenet.config import parse
 from mergenet.conformance.common import through_checkpoint
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment
-from mergenet.method.adapter import COMBINATIONS
-from mergenet.method.factorization import factor
 from mergenet.method.layout import Dense, Factors, Layout
 from mergenet.method.matching import match_scale
-from mergenet.method.ports import find_port
-from mergenet.method.sources import Live
-from mergenet.method.transfer import Transfer, TransferOptions
-from mergenet.method.upkeep import Upkeep
 from mergenet.models import MODELS
 from mergenet.training.graph import Graph
+from tests.cases import KERNELS, SHAPES, Case, Rig, Shape, cases, sides
 from tests.smooth import SMOOTH
 from tests.test_loop import graph_of, run
 
 MakeExperiment = Callable[..., Experiment]
-Shape = tuple[int, ...]
-
-KERNELS: list[Shape] = [(), (1, 1), (3, 3), (1, 5)]
-"""Of a Linear and of three Conv2d."""
 
 
 def some(examples: int) -> settings:
     """So many examples, the same ones each time."""
     return settings(deadline=None, derandomize=True, max_examples=examples)
-
-
-# --- what may be chosen ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Case:
-    """Two layers and a transfer between them.
-
-    Attributes:
-        source: shape of its weight.
-        target: shape of its weight.
-        scale: of all weights at the start.
-        rank: of both layers' factors, where they have some.
-        options: of the transfer.
-        steps: of the target in the whole run.
-    """
-
-    source: Shape
-    target: Shape
-    scale: float
-    rank: int | None
-    options: TransferOptions
-    steps: int
-
-
-SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 5), st.sampled_from(KERNELS)).map(lambda p: (p[0], p[1], *p[2]))
-COMMON = {
-    "combinations": st.sets(st.sampled_from(COMBINATIONS), min_size=1).map(sorted),
-    "depth": st.integers(1, 3),
-    "heads": st.sampled_from([1, 2]),
-    "width": st.sampled_from([4, "tokens"]),
-    "feed_forward": st.booleans(),
-    "dropout": st.sampled_from([0.0, 0.3]),
-}
-GATED = st.fixed_dictionaries(
-    {**COMMON, "mix": st.sampled_from(["learned", "average"]), "points": st.sampled_from([0, 1])}
-)
-PAPER = st.fixed_dictionaries(
-    {**COMMON, "mix": st.sampled_from(["learned", "free", "average"]), "output_norm": st.booleans()}
-).map(lambda options: {**options, "form": "paper"})
-ADAPTERS = st.one_of(
-    GATED.map(lambda options: {"lpka": options}),
-    PAPER.map(lambda options: {"lpka": options}),
-    st.integers(1, 6).map(lambda hidden: {"mlp": {"hidden": hidden}}),
-)
-LAYOUTS = st.sampled_from(
-    [{}, {"bias": True}, {"flattening": "kernel"}],
-)
-TIMES = st.fixed_dictionaries(
-    {
-        "cycle": st.integers(1, 6),
-        "start": st.sampled_from([0.0, 0.3]),
-        "stop": st.sampled_from([0.7, 1.0]),
-    }
-)
-LEARNS = st.sampled_from([{}, {"span": "cycle"}, {"update": "loss"}])
-WRITES = st.fixed_dictionaries(
-    {
-        "match": st.sampled_from(["none", "rows", "norm", "moments"]),
-        "blend": st.sampled_from([1.0, 0.3]),
-        "optimizer_state": st.sampled_from(["keep", "reset", "rescale"]),
-    }
-)
-
-
-@st.composite
-def adapters(draw: st.DrawFn) -> dict[str, Any]:
-    adapter = draw(ADAPTERS)
-    lpka = adapter.get("lpka")
-    if lpka and lpka["depth"] > 1:
-        lpka = {**lpka, "carries": draw(st.sampled_from(["target", "both"]))}
-    if lpka and lpka.get("form") == "paper" and lpka["feed_forward"]:
-        lpka = {**lpka, "spectral_norm": draw(st.booleans())}
-    return {"lpka": lpka} if lpka else adapter
-
-
-def sides(shape: Shape, flattening: str = "outputs", bias: bool = False) -> tuple[int, int]:
-    """Of the matrix that a layer makes."""
-    out, into, height, width = (*shape, 1, 1)[:4]
-    return (out * height, into * width) if flattening == "kernel" else (out, into * height * width + bias)
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    source, target = draw(SHAPES), draw(SHAPES)
-    layout = draw(LAYOUTS)
-    kind = draw(st.sampled_from(["whole", "svd", "factored"]))
-    layout = {} if kind == "factored" else layout
-    rank = draw(st.integers(1, min(*sides(source, **layout), *sides(target, **layout))))
-    encodings = {
-        "whole": {},
-        "svd": {
-            "rank": rank,
-            "iterations": draw(st.integers(0, 2)),
-            "attends": draw(st.sampled_from(["longer", "A", "B", "both"])),
-        },
-        "factored": {"attends": draw(st.sampled_from(["A", "B", "both"]))},
-    }
-    options = {
-        "from": "source.layer",
-        "to": "target.layer",
-        "encoding": {kind: encodings[kind]},
-        "adapter": draw(adapters()),
-        "optimizer": {"adamw": {"lr": 1e-2}},
-        **layout,
-        **draw(TIMES),
-        **draw(LEARNS),
-        **draw(WRITES),
-    }
-    return Case(
-        source,
-        target,
-        scale=draw(st.sampled_from([1.0, 1e-6, 0.0])),
-        rank=rank if kind == "factored" else None,
-        options=parse(TransferOptions, options),
-        steps=draw(st.integers(1, 14)),
-    )
-
-
-# --- at work -----------------------------------------------------------------------------------------------------
-
-
-def layer_of(shape: Shape, case: Case) -> nn.ModuleDict:
-    """A model of one layer, as the case has it."""
-    out, into, *kernel = shape
-    layer = nn.Conv2d(into, out, kernel) if kernel else nn.Linear(into, out)  # type: ignore[arg-type]
-    model = nn.ModuleDict({"layer": layer})
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if case.rank is not None:
-        factor(model, {"layer": case.rank}, {})
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(case.scale)
-    return model
-
-
-class Rig:
-    """Two layers, their optimizers and a transfer; random gradients stand for training."""
-
-    def __init__(self, case: Case) -> None:
-        torch.manual_seed(0)
-        options = case.options
-        self.models = nn.ModuleDict({"source": layer_of(case.source, case), "target": layer_of(case.target, case)})
-        self.optimizers = {
-            "source": torch.optim.SGD(self.models["source"].parameters(), lr=0.05 * case.scale),
-            "target": torch.optim.AdamW(self.models["target"].parameters(), lr=0.05 * case.scale),
-        }
-        source, target = (
-            find_port(dict(self.models[end].named_parameters()), "layer", {}, options.layout)  # type: ignore[union-attr]
-            for end in ("source", "target")
-        )
-        policy = options.optimizer_state
-        upkeep = Upkeep(None if policy == "keep" else (self.optimizers["target"], policy))
-        self.transfer = Transfer(options, Live(source), target, case.steps, seed=0, upkeep=upkeep)
-
-    def write(self, step: int) -> bool:
-        """Reads and writes if a transfer is due; whether it was."""
-        due = self.transfer.due(step)
-        if due:
-            self.transfer.read(step)
-            self.transfer.write()
-        return due
-
-    def train(self, step: int) -> None:
-        for name, parameter in self.models.named_parameters():
-            draw = randomness.generator("training", name, step)
-            parameter.grad = torch.randn(parameter.shape, generator=draw)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-
-    def learn(self, step: int) -> None:
-        if self.transfer.ends(step):
-            self.transfer.learn()
-
-    def ticks(self, steps: range) -> "Rig":
-        for step in steps:
-            self.write(step)
-            self.train(step)
-            self.learn(step)
-        return self
-
-    def weights(self) -> dict[str, Tensor]:
-        return {name: parameter.detach().clone() for name, parameter in self.models.named_parameters()}
-
-    def state(self) -> dict[str, Any]:
-        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        return {"models": self.models.state_dict(), "optimizers": optimizers, "transfer": self.transfer.state_dict()}
-
-    def load(self, state: dict[str, Any]) -> "Rig":
-        self.models.load_state_dict(state["models"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        self.transfer.load_state_dict(state["transfer"])
-        return self
 
 
 def differing(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
@@ -396,24 +190,14 @@ def differ(one: Graph, other: Graph) -> set[str]:
     return {name for name, models in pairs.items() if differing(*(model.state_dict() for model in models))}
 
 
-@pytest.mark.parametrize("never", NEVER)
 @pytest.mark.parametrize("what", WHAT)
-def test_a_transfer_that_never_comes_leaves_both_learners_as_they_are_alone(
-    what: str, never: str, small: MakeExperiment, digits: Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(MODELS, "smooth", SMOOTH)
-    experiment = both_ways(small, **WHAT[what])
-    plain = run(graph_of(experiment.model_copy(update={"transfers": {}}), digits), TICKS)
-    never_due = run(graph_of(both_ways(small, **WHAT[what], **NEVER[never]), digits), TICKS)
-    assert differ(plain, never_due) == set()
-
-
-@pytest.mark.parametrize("what", WHAT)
-def test_one_that_comes_changes_both(
+def test_a_transfer_that_never_comes_leaves_both_learners_as_alone_and_one_that_comes_changes_both(
     what: str, small: MakeExperiment, digits: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that the equality above is of something."""
     monkeypatch.setitem(MODELS, "smooth", SMOOTH)
     experiment = both_ways(small, **WHAT[what])
     plain = run(graph_of(experiment.model_copy(update={"transfers": {}}), digits), TICKS)
     assert differ(plain, run(graph_of(experiment, digits), TICKS)) == {"source", "target"}
+    for name, never in NEVER.items():
+        graph = run(graph_of(both_ways(small, **WHAT[what], **never), digits), TICKS)
+        assert differ(plain, graph) == set(), name
