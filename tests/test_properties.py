@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -26,8 +26,10 @@ MakeExperiment = Callable[..., Experiment]
 
 
 def some(examples: int) -> settings:
-    """So many examples, the same ones each time."""
-    return settings(deadline=None, derandomize=True, max_examples=examples)
+    """So many examples, the same ones each time; one that fails is made smaller, and not explained for minutes."""
+    return settings(
+        deadline=None, derandomize=True, max_examples=examples, phases=[Phase.explicit, Phase.generate, Phase.shrink]
+    )
 
 
 def differing(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
@@ -64,9 +66,10 @@ def test_a_transfer_writes_what_is_finite_when_it_is_due_and_touches_nothing_els
 
 
 @some(60)
-@given(case=cases(cycles=(1, 2)), data=st.data())
+@given(case=cases(cycles=(1, 3)), data=st.data())
 def test_stopped_at_any_step_and_resumed_it_goes_on_bit_for_bit(case: Case, data: st.DataObject) -> None:
-    stop = data.draw(st.integers(2, case.steps - 2))
+    due = [step for step in range(case.steps) if case.options.is_due(step, case.steps)]
+    stop = data.draw(st.sampled_from([step + 1 for step in due] or [1]))  # of a whole cycle some are pending then
     whole, cut = Rig(case).ticks(range(case.steps)), Rig(case).ticks(range(stop))
     resumed = Rig(case).load(through_checkpoint(cut.state())).ticks(range(stop, case.steps))
     assert not differing(whole.weights(), resumed.weights())
