@@ -180,7 +180,12 @@ def test_every_option_has_its_row() -> None:
 def test_every_option_is_in_the_table_of_the_page() -> None:
     page = (Path(__file__).parents[1] / "docs" / "method.md").read_text()
     cells = {word for line in page.splitlines() if line.startswith("|") for word in re.findall("`([^`]+)`", line)}
-    for name, options in {"": TransferOptions, "lpka.": Lpka, "mlp.": Mlp, "encoding.svd.": Svd}.items():
+    for name, options in {
+        "": TransferOptions,
+        "adapter.lpka.": Lpka,
+        "adapter.mlp.": Mlp,
+        "encoding.svd.": Svd,
+    }.items():
         for field_name, info in options.model_fields.items():
             assert f"{name}{info.alias or field_name}" in cells, f"{name}{field_name}"
             for value in get_args(info.annotation):

@@ -9,9 +9,8 @@ from torch import Tensor, nn, optim
 
 from mergenet.config import InputError
 from mergenet.method.ports import Port, find_port
-from mergenet.method.sources import Fixed, Live, Shuffled, Source
 from mergenet.method.transfer import TransferOptions
-from mergenet.method.upkeep import Upkeep, find_batchnorm
+from mergenet.method.upkeep import Upkeep, make_upkeep
 from mergenet.method.wrapped import bare, weights_of
 from mergenet.models import known_ports
 
@@ -69,19 +68,6 @@ def _type(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def source_of(options: TransferOptions, source: Port, target: Port, seed: int) -> Source:
-    """What is read: the source's weight, or the control in its place."""
-    match options.control:
-        case "own":
-            return Live(target)
-        case "initial":
-            return Fixed(source)
-        case "shuffled":
-            return Shuffled(source, seed)
-        case _:
-            return Live(source)
-
-
 def upkeep_of(
     options: TransferOptions, target: nn.Module, port: Port, target_optimizer: optim.Optimizer | None
 ) -> Upkeep:
@@ -90,18 +76,14 @@ def upkeep_of(
     Raises:
         InputError: no optimizer, one of other weights, or no BatchNorm behind the port.
     """
-    optimizer = norm = None
     if options.optimizer_state != "keep":
         if target_optimizer is None:
             raise InputError("optimizer_state: is that of the optimizer of the target; pass it as target_optimizer")
         trained = {id(tensor) for group in target_optimizer.param_groups for tensor in group["params"]}
         if not trained.issuperset(map(id, port.tensors)):
             raise InputError(f"target_optimizer: does not train '{port.name}'; pass the one that does")
-        optimizer = (target_optimizer, options.optimizer_state)
-    if options.batchnorm != "keep":
-        with _named("batchnorm"):
-            norm = (find_batchnorm(bare(target), port.path, len(port.tensors[0])), options.batchnorm)
-    return Upkeep(optimizer, norm)
+    with _named("batchnorm"):
+        return make_upkeep(options.optimizer_state, options.batchnorm, target_optimizer, bare(target), port)
 
 
 @contextmanager

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn, optim
 
 from mergenet.config import InputError
-from mergenet.library.ends import End, Holder, check_ends, source_of, upkeep_of
+from mergenet.library.ends import End, Holder, check_ends, upkeep_of
 from mergenet.library.keywords import Keywords, read_options
 from mergenet.library.ticks import Ticking
-from mergenet.method.sources import Fixed
+from mergenet.method.sources import Fixed, controlled
 from mergenet.method.transfer import NotFinite
 from mergenet.method.transfer import Transfer as Engine
 
@@ -72,7 +72,7 @@ class Transfer(Ticking):
         )
         read, written = (end.port for end in self._ends_held)
         check_ends(read, written, self.options)
-        taught_by = source_of(self.options, read, written, seed)
+        taught_by = controlled(self.options.control, read, written, seed)
         upkeep = upkeep_of(self.options, target, written, target_optimizer)
         self._engine = Engine(self.options, taught_by, written, steps, seed, upkeep)
 

@@ -78,3 +78,16 @@ class Shuffled(Live):
             matrix.numel(), generator=randomness.generator("shuffled source", self._seed, self.path, step)
         )
         return matrix.flatten()[order.to(matrix.device)].view_as(matrix)
+
+
+def controlled(control: Control, source: Port, target: Port, seed: int) -> Source:
+    """What a transfer from `source` to `target` reads; for `random`, `source` is that of another model already."""
+    match control:
+        case "own":
+            return Live(target)
+        case "initial" | "random":
+            return Fixed(source)
+        case "shuffled":
+            return Shuffled(source, seed)
+        case "none":
+            return Live(source)

@@ -14,6 +14,7 @@ from mergenet.config import InputError
 from mergenet.method.ports import Port, sharded_as, whole
 
 Policy = Literal["keep", "reset", "rescale"]
+Change = Literal["reset", "rescale"]
 SMALLEST = 1e-12  # norm of a row, before something is divided by it
 
 
@@ -31,21 +32,35 @@ def find_batchnorm(model: nn.Module, path: str, outputs: int) -> _BatchNorm:
     return behind
 
 
+def make_upkeep(
+    optimizer_state: Policy, batchnorm: Policy, optimizer: optim.Optimizer | None, model: nn.Module, port: Port
+) -> "Upkeep":
+    """What the policies ask for, of the target's optimizer and of the BatchNorm in its model behind `port`.
+
+    Raises:
+        InputError: there is no such BatchNorm.
+    """
+    remembers = None if optimizer is None or optimizer_state == "keep" else (optimizer, optimizer_state)
+    if batchnorm == "keep":
+        return Upkeep(remembers)
+    return Upkeep(remembers, (find_batchnorm(model, port.path, len(port.tensors[0])), batchnorm))
+
+
 class Upkeep:
-    """Called after each write.
+    """Called after each write; without arguments it keeps all as it is.
 
     `reset` forgets. `rescale` changes what is remembered as if each row had only grown: a row s times as long has
     outputs s times as large, variances s^2, and, where a norm undoes the growth, gradients 1/s as large.
 
     Args:
-        optimizer: of the target, with the policy for its state of the written weight.
-        batchnorm: behind the target, with the policy for its running statistics.
+        optimizer: of the target, with what is done to its state of the written weight.
+        batchnorm: behind the target, with what is done to its running statistics.
     """
 
     def __init__(
         self,
-        optimizer: tuple[optim.Optimizer, Policy] | None = None,
-        batchnorm: tuple[_BatchNorm, Policy] | None = None,
+        optimizer: tuple[optim.Optimizer, Change] | None = None,
+        batchnorm: tuple[_BatchNorm, Change] | None = None,
     ) -> None:
         self._optimizer = optimizer
         self._batchnorm = batchnorm
@@ -70,7 +85,7 @@ def _growth(before: Tensor, after: Tensor) -> Tensor:
     return new.clamp_min(SMALLEST) / old.clamp_min(SMALLEST)
 
 
-def _keep_up_optimizer(optimizer: optim.Optimizer, tensor: Tensor, growth: Tensor, policy: Policy) -> None:
+def _keep_up_optimizer(optimizer: optim.Optimizer, tensor: Tensor, growth: Tensor, policy: Change) -> None:
     """Momentum of any of torch's optimizers; what they hold of squares is named so (`exp_avg_sq`)."""
     if policy == "reset":
         optimizer.state.pop(tensor, None)  # they begin anew with a tensor they have nothing of
@@ -81,7 +96,7 @@ def _keep_up_optimizer(optimizer: optim.Optimizer, tensor: Tensor, growth: Tenso
             held.copy_(sharded_as(held, whole(held) / rows))
 
 
-def _keep_up_batchnorm(norm: _BatchNorm, policy: Policy, growth: Tensor) -> None:
+def _keep_up_batchnorm(norm: _BatchNorm, policy: Change, growth: Tensor) -> None:
     if policy == "reset":
         norm.reset_running_stats()
     elif norm.running_mean is not None and norm.running_var is not None:

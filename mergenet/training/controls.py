@@ -8,7 +8,7 @@ from mergenet import randomness
 from mergenet.data.images import Images
 from mergenet.experiment import LearnerOptions
 from mergenet.method.ports import Port, find_port
-from mergenet.method.sources import Fixed, Live, Shuffled, Source
+from mergenet.method.sources import Source, controlled
 from mergenet.method.transfer import TransferOptions
 from mergenet.models import find_model
 from mergenet.training.factored import factor_layers
@@ -36,17 +36,9 @@ def source_of(
         learner: the one that `from` names.
         data: name of a data set -> it.
     """
-    match options.control:
-        case "own":
-            return Live(target)
-        case "initial":
-            return Fixed(port)
-        case "random":
-            return Fixed(_initialised_otherwise(port, learner, data, seed))
-        case "shuffled":
-            return Shuffled(port, seed)
-        case _:
-            return Live(port)
+    if options.control == "random":
+        port = _initialised_otherwise(port, learner, data, seed)
+    return controlled(options.control, port, target, seed)
 
 
 def _initialised_otherwise(port: Port, learner: LearnerOptions, data: Mapping[str, Images], seed: int) -> Port:

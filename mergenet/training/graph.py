@@ -13,7 +13,7 @@ from mergenet.experiment import Experiment, split_end
 from mergenet.method.layout import Layout
 from mergenet.method.ports import Port, find_port
 from mergenet.method.transfer import NotFinite, Transfer, TransferOptions
-from mergenet.method.upkeep import Upkeep, find_batchnorm
+from mergenet.method.upkeep import make_upkeep
 from mergenet.models import find_model
 from mergenet.training import ranks
 from mergenet.training.controls import is_live, source_of
@@ -116,7 +116,8 @@ class Graph:
         origin, port = (self._port(experiment, end, options.layout) for end in (options.source, options.target))
         source = source_of(options, origin, port, experiment.learners[taught_by], data, seed)
         learner = self.learners.get(taught_by) if is_live(options) else None
-        transfer = Transfer(options, source, port, target.steps, seed, _upkeep(options, port, target))
+        upkeep = make_upkeep(options.optimizer_state, options.batchnorm, target.optimizer, target.model, port)
+        transfer = Transfer(options, source, port, target.steps, seed, upkeep)
         return Edge(name, transfer, learner, target)
 
     def _port(self, experiment: Experiment, end: str, layout: Layout) -> Port:
@@ -159,14 +160,6 @@ class Graph:
             learner.load_state_dict(state["learners"][name])
         for name, edge in self.edges.items():
             edge.load_state_dict(state["transfers"][name])
-
-
-def _upkeep(options: TransferOptions, port: Port, target: Learner) -> Upkeep:
-    """What is done to the target's optimizer and BatchNorm after a write; nothing where all is kept."""
-    optimizer = None if options.optimizer_state == "keep" else (target.optimizer, options.optimizer_state)
-    if options.batchnorm == "keep":
-        return Upkeep(optimizer)
-    return Upkeep(optimizer, (find_batchnorm(target.model, port.path, len(port.tensors[0])), options.batchnorm))
 
 
 def _make_samples(
