@@ -74,8 +74,13 @@ class Choice:
         self.options = options
 
     def key_of(self, value: Options) -> str:
-        """The word under which `value`'s class is listed."""
-        return next(key for key, option in self.options.items() if type(value) is option)
+        """The word under which `value`'s class is listed; the dotted name of a class of the user's own."""
+        own = f"{type(value).__module__}.{type(value).__qualname__}"
+        return next((key for key, option in self.options.items() if type(value) is option), own)
+
+    def lists(self, value: Any) -> bool:
+        """Whether `value` is of a class that is listed."""
+        return type(value) in self.options.values()
 
     def as_map(self, value: Any) -> Any:
         """`value` (a word, a map or an instance) as a one-key map; anything else unchanged."""
@@ -83,7 +88,7 @@ class Choice:
             return {value: {}}
         if isinstance(value, dict) and len(value) == 1:
             return {key: {} if options is None else options for key, options in value.items()}
-        if isinstance(value, Options) and type(value) in self.options.values():
+        if isinstance(value, Options) and self.lists(value):
             return {self.key_of(value): value}
         return value
 

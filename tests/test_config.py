@@ -179,8 +179,8 @@ def test_a_bad_override_is_quoted_in_one_line(text: str) -> None:
 
 def test_an_override_changes_one_value_and_keeps_its_neighbours() -> None:
     changed = load_experiment("digits-cross-structure", ["transfers.main.encoding.svd.iterations=3"])
-    encoding = changed.dump()["transfers"]["main"]["encoding"]
-    assert encoding == {"svd": {"rank": 4, "iterations": 3}}
+    encoding = changed.dump()["transfers"]["main"]["encoding"]["svd"]
+    assert encoding["rank"] == 4 and encoding["iterations"] == 3
 
 
 def test_later_overrides_win() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import mergenet
-from mergenet.config import fields_of
+from mergenet.config import Options, fields_of
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment
 from mergenet.library import Transfer, Transfers
@@ -220,6 +220,40 @@ def test_the_state_of_another_transfer_is_refused() -> None:
     assert refusal(lambda: Transfers([make(*models)]).load_state_dict(both.state_dict())) == (
         "state: is of 2 transfers, and here are 1"
     )
+
+
+class Scale(nn.Module):
+    """X times a learned factor, and a little of the source's mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.factor * x + 0.01 * y.mean()
+
+
+class Scaling(Options):
+    """An adapter that no file can name."""
+
+    power: int = 1
+
+    def build(self, x: tuple[int, int], y: tuple[int, int]) -> nn.Module:
+        return Scale()
+
+
+def test_an_adapter_of_ones_own_takes_part_and_is_resumed_as_what_it_is() -> None:
+    models = networks()
+    transfer = make(*models, adapter=Scaling())
+    loop = Loop(*models)
+    loop.run(transfer, 5)
+    assert isinstance(transfer.adapter, Scale) and transfer.adapter.factor != 1
+    state = saved(transfer.state_dict())
+    again = make(*models, adapter=Scaling())
+    again.load_state_dict(state)
+    assert torch.equal(again.adapter.factor, transfer.adapter.factor)  # type: ignore[arg-type]
+    other = make(*models, adapter=Scaling(power=2))
+    assert "`adapter` is {'tests.test_library.Scaling': {'power': 1}}" in refusal(lambda: other.load_state_dict(state))
 
 
 # --- a step that fails -------------------------------------------------------------------------------------------

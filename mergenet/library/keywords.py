@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, TypedDict
 
-from mergenet.config import InputError, Options, parse
+from mergenet.config import Choice, InputError, Options, parse
 from mergenet.method.layout import Flattening
 from mergenet.method.matching import Match
 from mergenet.method.transfer import TransferOptions
@@ -10,7 +10,10 @@ from mergenet.method.upkeep import Policy
 from mergenet.optimization import Constant
 
 Chosen = str | dict[str, Any] | Options
-"""One of several options: a word (`whole`), a map with one key (`{"svd": {"rank": 4}}`), or the options themselves."""
+"""One of several options: a word (`whole`), a map with one key (`{"svd": {"rank": 4}}`), or the options themselves.
+
+An adapter and an encoding may be of a class that is not listed: the user's own.
+"""
 
 
 class Keywords(TypedDict, total=False):
@@ -56,7 +59,8 @@ def read_options(rank: int | None, steps: int | None, given: dict[str, Any]) -> 
         given = {"schedule": "constant", **given}
     elif isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps: ticks of the whole run, a whole number above 0, got {steps!r}")
-    options = parse(TransferOptions, {**given, "from": "source.port", "to": "target.port"})
+    own = {name: given.pop(name) for name in ("adapter", "encoding") if _is_own(name, given.get(name))}
+    options = parse(TransferOptions, {**given, "from": "source.port", "to": "target.port"}).model_copy(update=own)
     if options.control == "random":
         raise InputError("control: 'random' is a source that is built anew; pass one as `source`, and leave it out")
     shares = {
@@ -68,3 +72,9 @@ def read_options(rank: int | None, steps: int | None, given: dict[str, Any]) -> 
         if steps is None and not whole:
             raise InputError(f"{name}: is told in shares of the run; say how many ticks that has, steps=10_000")
     return options
+
+
+def _is_own(name: str, value: Any) -> bool:
+    """Whether it is options of a class that a file cannot name."""
+    choice = next(mark for mark in TransferOptions.model_fields[name].metadata if isinstance(mark, Choice))
+    return isinstance(value, Options) and not choice.lists(value)
