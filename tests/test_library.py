@@ -360,6 +360,7 @@ REFUSED = [
         {"optimizer_state": "reset"},
         "optimizer_state: is that of the optimizer of the target; pass it as target_optimizer",
     ),
+    ({"flattening": "kernel"}, "flattening: neither end is a kernel above 1 x 1; leave it out"),
     ({"batchnorm": "reset"}, "batchnorm: no BatchNorm comes right behind '0'; leave it at 'keep'"),
 ]
 

@@ -27,6 +27,14 @@ def test_the_authors_flattening_has_a_row_an_output_and_line_and_a_column_an_inp
     assert all(matrix[o * 2 + y, i * 5 + x] == weight[o, i, y, x] for o, i, y, x in places())
 
 
+@pytest.mark.parametrize("layer", [nn.Conv1d(3, 4, 2), nn.Conv3d(3, 4, 2)])
+def test_a_kernel_that_is_not_of_two_dimensions_has_one_flattening(layer: nn.Module) -> None:
+    port = port_of(layer, Dense(flattening="kernel"))
+    assert torch.equal(port.read(), port_of(layer, Dense()).read())
+    port.write(wanted := torch.randn(port.shape))
+    assert torch.equal(port.read(), wanted)
+
+
 def places() -> list[tuple[int, int, int, int]]:
     return [(o, i, y, x) for o in range(4) for i in range(3) for y in range(2) for x in range(5)]
 

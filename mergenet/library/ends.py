@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from mergenet.config import InputError
-from mergenet.method.ports import Port, find_port
+from mergenet.method.ports import Port, check_flattening, find_port
 from mergenet.method.transfer import TransferOptions
 from mergenet.method.upkeep import Upkeep, make_upkeep
 from mergenet.method.wrapped import bare, weights_of
@@ -62,6 +62,9 @@ def check_ends(source: Port, target: Port, options: TransferOptions) -> None:
     for key, port in (("from_port", source), ("to_port", target)):
         with _named(f"{key} '{port.name}'"):
             options.encoding.build(port.shape)
+    if options.flattening != "outputs":
+        with _named("flattening"):
+            check_flattening((target if options.control == "own" else source, target))
 
 
 def _type(tensor: Tensor) -> str:

@@ -47,7 +47,8 @@ class Dense(Layout):
     """A weight as it is.
 
     Attributes:
-        flattening: a kernel as (out, in * height * width), or as (out * height, in * width), the authors' LowRankConv.
+        flattening: a kernel as (out, in * height * width), or as (out * height, in * width), the authors' LowRankConv;
+            a kernel of another number of dimensions always has one row an output.
         bias: whether it is the last column (the authors' hyper_module.py).
     """
 
@@ -79,13 +80,13 @@ class Dense(Layout):
         return [self._unflat(matrix[:, :-1], like[0]), matrix[:, -1]]
 
     def _flat(self, weight: Tensor) -> Tensor:
-        if self.flattening == "outputs" or weight.dim() < 4:
+        if self.flattening == "outputs" or weight.dim() != 4:
             return weight.reshape(weight.shape[0], -1)
         out, into, height, width = weight.shape
         return weight.transpose(1, 2).reshape(out * height, into * width)
 
     def _unflat(self, matrix: Tensor, like: Tensor) -> Tensor:
-        if self.flattening == "outputs" or like.dim() < 4:
+        if self.flattening == "outputs" or like.dim() != 4:
             return matrix.reshape(like.shape)
         out, into, height, width = like.shape
         return matrix.reshape(out, height, into, width).transpose(1, 2)

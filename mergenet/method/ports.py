@@ -3,7 +3,7 @@
 Shape legend: (m, n) is the target's matrix, (p, q) the source's; rows are outputs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -90,6 +90,16 @@ class Port:
     def with_each(self, change: Callable[[str, Tensor], Tensor]) -> Self:
         """The same port of other tensors: what `change` makes of each name and tensor."""
         return replace(self, parameters={name: change(name, tensor) for name, tensor in self.parameters.items()})
+
+
+def check_flattening(ports: Iterable[Port]) -> None:
+    """A flattening that changes no matrix would be the same transfer under another name.
+
+    Raises:
+        InputError: it changes none of `ports`; for one that is not the default.
+    """
+    if all(port.shape == replace(port, layout=DENSE).shape for port in ports):
+        raise InputError("neither end is a kernel above 1 x 1; leave it out")
 
 
 def whole(tensor: Tensor) -> Tensor:
