@@ -164,6 +164,16 @@ PLAN_REFUSED: list[tuple[dict[str, Any], str]] = [
         to("transfers.two", {"from": "source.classifier", "to": "target.features.16.conv.2"}),
         "transfers.two.to: 'main' writes to target.features.16.conv.2 already",
     ),
+    (
+        {
+            "learners": {"target": {"factored": {"irb16": {"rank": 4}}}, "source": {"factored": {"fc": {"rank": 4}}}},
+            "transfers": {
+                "main": {"encoding": "factored"},
+                "two": {"from": "source.conv1", "to": "target.features.16.conv.2.parametrizations.weight.original1"},
+            },
+        },
+        "transfers.two.to: 'main' writes to target.features.16.conv.2.parametrizations.weight.original1 already",
+    ),
     (to("transfers.main.to", "source.fc"), "transfers.main.to: source.fc is what it reads; name another port"),
     (to("evaluation", {"weights": "best", "validation": 0.0}), "evaluation.weights: 'best' is chosen on a validation"),
     (to("evaluation", {"weights": "best", "validation": 1e-4}), "evaluation.weights: 'best' is chosen on a validation"),

@@ -1,7 +1,7 @@
 """The two ends of each transfer, found and checked before anything runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mergenet.config import InputError
 from mergenet.experiment import Experiment, split_end
-from mergenet.method.ports import DENSE, Port, find_port
+from mergenet.method.ports import Port, check_flattening, find_port
 from mergenet.method.transfer import TransferOptions
 from mergenet.method.upkeep import find_batchnorm
 from mergenet.models import find_model
@@ -57,14 +57,15 @@ def check_writers(experiment: Experiment, ends: Mapping[str, Ends]) -> None:
     """One writer a weight, and none that reads what it writes, whichever of its names was used."""
     for name, transfer in experiment.transfers.items():
         same_learner = split_end(transfer.source)[0] == split_end(transfer.target)[0]
-        if same_learner and ends[name].source.path == ends[name].target.path:
+        if same_learner and not ends[name].source.parameters.keys().isdisjoint(ends[name].target.parameters):
             raise InputError(f"transfers.{name}.to: {transfer.target} is what it reads; name another port")
     writers: dict[tuple[str, str], str] = {}
     for name, transfer in experiment.enabled_transfers().items():
-        weight = (split_end(transfer.target)[0], ends[name].target.path)
-        if weight in writers:
-            raise InputError(f"transfers.{name}.to: '{writers[weight]}' writes to {'.'.join(weight)} already")
-        writers[weight] = name
+        learner, port = split_end(transfer.target)[0], ends[name].target
+        for weight in ((learner, parameter) for parameter in port.parameters):
+            if weight in writers:
+                raise InputError(f"transfers.{name}.to: '{writers[weight]}' writes to {learner}.{port.path} already")
+            writers[weight] = name
 
 
 def plan_transfer(name: str, experiment: Experiment, ends: Ends, steps: int) -> TransferPlan:
@@ -91,9 +92,12 @@ def plan_transfer(name: str, experiment: Experiment, ends: Ends, steps: int) -> 
 
 
 def _check_flattening(name: str, options: TransferOptions, ends: Ends) -> None:
-    """A flattening that changes no matrix would be the same transfer under another name."""
-    if options.flattening != "outputs" and all(port.shape == replace(port, layout=DENSE).shape for port in ends):
-        raise InputError(f"transfers.{name}.flattening: neither end is a kernel above 1 x 1; leave it out")
+    if options.flattening == "outputs":
+        return
+    try:
+        check_flattening(ends)
+    except InputError as error:
+        raise InputError(f"transfers.{name}.flattening: {error}") from None
 
 
 def _check_batchnorm(name: str, experiment: Experiment, port: Port) -> None:
