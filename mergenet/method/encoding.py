@@ -209,7 +209,7 @@ class Svd(Options):
 
     rank: PositiveInt = 8
     iterations: NonNegativeInt = 1
-    attends: Annotated[Factor | Literal["longer"], Neutral("longer")] = "longer"
+    attends: Annotated[Literal["longer", "A", "B", "both"], Neutral("longer")] = "longer"
 
     def layout(self, flattening: Flattening, bias: bool) -> Layout:
         """What the layer's tensors are to this encoding."""
