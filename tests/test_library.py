@@ -392,6 +392,10 @@ def test_ends_that_do_not_fit_are_one_line() -> None:
     assert refusal(lambda: make(source, networks()[1], optimizer_state="reset", target_optimizer=others)) == (
         "target_optimizer: does not train '0'; pass the one that does"
     )
+    still = torch.optim.SGD((target := networks()[1]).parameters(), lr=0.1)
+    assert refusal(lambda: make(source, target, optimizer_state="reset", target_optimizer=still)) == (
+        "optimizer_state: SGD without momentum remembers nothing; leave it at 'keep'"
+    )
 
 
 def test_models_that_are_known_have_ports_by_their_names() -> None:

@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mergenet.config import InputError
+from mergenet.method.layout import Dense
 from mergenet.method.ports import find_port
-from mergenet.method.upkeep import Policy, Upkeep, find_batchnorm
+from mergenet.method.upkeep import KNOWN, Change, Upkeep, check_remembers, find_batchnorm, make_upkeep
+from tests.refused import refusal
 
 GROWTH = torch.tensor([2.0, 0.5, 1.0, 4.0])  # of each row
 
@@ -76,6 +79,47 @@ def test_rescale_divides_squares_by_the_square() -> None:
     assert after["step"] == state["step"]
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "line"),
+    [
+        (optim.RMSprop, "RMSprop is none of SGD, Adam, AdamW, NAdam, RAdam, whose memory is known; leave it at 'keep'"),
+        (optim.SGD, "SGD without momentum remembers nothing; leave it at 'keep'"),
+    ],
+)
+def test_an_optimizer_of_which_nothing_is_known_or_that_has_nothing_is_refused(
+    optimizer: Callable[[Any], optim.Optimizer], line: str
+) -> None:
+    assert refusal(lambda: check_remembers(optimizer([nn.Parameter(torch.ones(2))]))) == line
+
+
+def test_an_optimizer_in_that_of_lightning_is_known() -> None:
+    check_remembers(LightningOptimizer(optim.AdamW([nn.Parameter(torch.ones(2))])))
+
+
+@pytest.mark.parametrize("make", KNOWN)
+@pytest.mark.parametrize("policy", ["reset", "rescale"])
+def test_every_known_optimizer_goes_on(make: Callable[..., optim.Optimizer], policy: Change) -> None:
+    model, optimizer, images = trained(lambda parameters: make(parameters, lr=0.01))
+    write(model, Upkeep(optimizer=(optimizer, policy)))
+    model(images).square().mean().backward()
+    optimizer.step()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_bias_is_an_entry_of_its_row_whose_growth_is_its_own() -> None:
+    """By itself it may be as good as zero, before or after, and momentum by its own growth without bound."""
+    model, optimizer, _ = trained(sgd)
+    model[0].bias.data.fill_(1e-9)
+    port = find_port(dict(model.named_parameters()), "0", {}, Dense(bias=True))
+    momentum = optimizer.state[model[0].bias]["momentum_buffer"].clone()
+    before = port.read()
+    written = before * GROWTH[:, None]
+    written[:, -1] = torch.tensor([1.0, -1.0, 0.0, 1e-9]) * 1e-3
+    port.write(written)
+    Upkeep(optimizer=(optimizer, "rescale")).after_write(port, before)
+    torch.testing.assert_close(optimizer.state[model[0].bias]["momentum_buffer"], momentum / GROWTH, rtol=1e-4, atol=0)
+
+
 def test_a_rescaled_batchnorm_makes_the_same_outputs_of_grown_rows() -> None:
     """Without bias the outputs of a grown row are as much larger, and their mean and deviation too."""
     model, _, images = trained(sgd)
@@ -98,12 +142,12 @@ def test_a_reset_batchnorm_has_seen_nothing() -> None:
     assert model[1].num_batches_tracked == 0
 
 
-@pytest.mark.parametrize("policies", [{}, {"optimizer": "keep"}])
-def test_nothing_is_touched_unless_asked(policies: dict[str, Policy]) -> None:
+def test_nothing_is_touched_unless_asked() -> None:
     model, optimizer, _ = trained(sgd)
     momentum = optimizer.state[model[0].weight]["momentum_buffer"].clone()
     mean = model[1].running_mean.clone()
-    write(model, Upkeep())
+    port = find_port(dict(model.named_parameters()), "0", {})
+    write(model, make_upkeep("keep", "keep", optimizer, model, port))
     assert torch.equal(optimizer.state[model[0].weight]["momentum_buffer"], momentum)
     assert torch.equal(model[1].running_mean, mean)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn, optim
 from mergenet.config import InputError
 from mergenet.method.ports import Port, check_flattening, find_port
 from mergenet.method.transfer import TransferOptions
-from mergenet.method.upkeep import Upkeep, make_upkeep
+from mergenet.method.upkeep import Upkeep, check_remembers, make_upkeep
 from mergenet.method.wrapped import bare, weights_of
 from mergenet.models import known_ports
 
@@ -77,7 +77,7 @@ def upkeep_of(
     """What is done to the target's optimizer and BatchNorm after a write.
 
     Raises:
-        InputError: no optimizer, one of other weights, or no BatchNorm behind the port.
+        InputError: no optimizer, one of other weights or of unknown memory, or no BatchNorm behind the port.
     """
     if options.optimizer_state != "keep":
         if target_optimizer is None:
@@ -85,6 +85,8 @@ def upkeep_of(
         trained = {id(tensor) for group in target_optimizer.param_groups for tensor in group["params"]}
         if not trained.issuperset(map(id, port.tensors)):
             raise InputError(f"target_optimizer: does not train '{port.name}'; pass the one that does")
+        with _named("optimizer_state"):
+            check_remembers(target_optimizer)
     with _named("batchnorm"):
         return make_upkeep(options.optimizer_state, options.batchnorm, target_optimizer, bare(target), port)
 

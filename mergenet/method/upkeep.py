@@ -18,6 +18,27 @@ Change = Literal["reset", "rescale"]
 SMALLEST = 1e-12  # norm of a row, before something is divided by it
 
 
+KNOWN = (optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam)
+"""Optimizers that remember momentum, and squares under names that end in `sq`.
+
+Others remember what grows otherwise (the mean weight of ASGD), or cannot begin anew with one weight (Adagrad).
+"""
+
+
+def check_remembers(optimizer: optim.Optimizer) -> None:
+    """Refuses an optimizer whose memory of a weight is not known, or that has none.
+
+    Raises:
+        InputError: it is none of `KNOWN`, or SGD without momentum.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate and Lightning wrap it so
+    if not isinstance(inner, KNOWN):
+        known = ", ".join(one.__name__ for one in KNOWN)
+        raise InputError(f"{type(inner).__name__} is none of {known}, whose memory is known; leave it at 'keep'")
+    if isinstance(inner, optim.SGD) and not any(group["momentum"] for group in inner.param_groups):
+        raise InputError("SGD without momentum remembers nothing; leave it at 'keep'")
+
+
 def find_batchnorm(model: nn.Module, path: str, outputs: int) -> _BatchNorm:
     """The BatchNorm right behind the layer `path` in the order in which the model lists its layers.
 
@@ -71,6 +92,8 @@ class Upkeep:
             return
         old, new = (port.layout.split(matrix, port.tensors) for matrix in (before, port.read()))
         growths = [_growth(a, b) for a, b in zip(old, new, strict=True)]
+        if port.tensors[-1].dim() == 1:  # a bias: one entry of each row, which alone may be as good as zero
+            growths[-1] = growths[0]
         if self._optimizer is not None:
             optimizer, policy = self._optimizer
             for tensor, growth in zip(port.tensors, growths, strict=True):
@@ -86,7 +109,7 @@ def _growth(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _keep_up_optimizer(optimizer: optim.Optimizer, tensor: Tensor, growth: Tensor, policy: Change) -> None:
-    """Momentum of any of torch's optimizers; what they hold of squares is named so (`exp_avg_sq`)."""
+    """Momentum, and squares under names that say so (`exp_avg_sq`), of a known optimizer."""
     if policy == "reset":
         optimizer.state.pop(tensor, None)  # they begin anew with a tensor they have nothing of
         return
