@@ -92,9 +92,17 @@ def _own_description(experiment: Experiment, name: str, steps: Mapping[str, int]
         return {"frozen": contents.weights[name]}
     plain = _described(name, learner, contents)
     del plain["training"]["epochs"]  # counts through the steps
+    if learner.factored:
+        plain["factored"] = _by_known_names(learner.model, plain["factored"])
     for task in plain["task"].values():
         task["data"] = [contents.data[task["data"]], contents.forms.get(task["data"])]
     return [plain, steps[name]]
+
+
+def _by_known_names(model: str, layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Layers under the names that people know, whatever they were called."""
+    known = {path: name for name, path in find_model(model).ports.items()}
+    return {known.get(layer.removesuffix(".weight"), layer.removesuffix(".weight")): of for layer, of in layers.items()}
 
 
 def _edge_description(experiment: Experiment, transfer: TransferOptions) -> Any:

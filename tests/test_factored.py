@@ -17,8 +17,9 @@ from mergenet.models import MODELS, find_model
 from mergenet.models.weights import read_weights
 from mergenet.training.export import export_model
 from mergenet.training.reporter import Silent
+from mergenet.training.plan import make_plan
 from mergenet.training.run import execute
-from mergenet.training.spec import RunSpec
+from mergenet.training.spec import RunSpec, data_of
 from tests.compare import assert_runs_equal, final_state
 from tests.plain import Plain
 from tests.smooth import SMOOTH
@@ -78,6 +79,17 @@ def test_the_plain_arm_of_a_factored_layer_is_a_low_rank_layer_written_out(
     torch.testing.assert_close(found.original0, expected.B, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(found.original1, expected.A, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(trained[0].weight, plain.model[0].weight, rtol=1e-5, atol=1e-7)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("port", ["5", "5.weight"])
+def test_a_factored_layer_is_the_same_by_any_of_its_names(port: str, trio: Callable[..., Experiment]) -> None:
+    plans = []
+    for name in ("classifier", port):
+        named = trio().model_copy(deep=True)
+        for options in named.learners.values():
+            options.factored[name] = options.factored.pop("classifier")
+        plans.append(make_plan(named, 0, data_of(named, {}), 1))
+    assert plans[0].cells == plans[1].cells
 
 
 def test_there_is_no_dense_weight_beside_its_factors(trio: Callable[..., Experiment], digits: Images) -> None:

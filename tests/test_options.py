@@ -293,6 +293,10 @@ UNFIT = {
         {},
         {"learners": {"target": {"factored": {HIDDEN: {"rank": 9}}}}},
     ),
+    "learners.target.factored.7: its layer is parametrised already, under another name or by its model": (
+        {},
+        {"learners": {"target": {"factored": {"classifier": {"rank": 2}, "7": {"rank": 2}}}}},
+    ),
     "learners.target.factored.clasifier: no layer with a matrix of that name; nearest is 'classifier'": (
         {},
         {"learners": {"target": {"factored": {"clasifier": {"rank": 2}}}}},

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from mergenet.config import InputError, nearest
 from mergenet.method.layout import FACTORS
@@ -48,11 +48,13 @@ def factor(model: nn.Module, ranks: Mapping[str, int], named: Mapping[str, str])
         named: ports people know -> dotted name of their layer.
 
     Raises:
-        InputError: no such layer, or a rank above what its weight has; it begins with the port.
+        InputError: no such layer, one that is parametrised already, or a rank above what its weight has; it begins with the port.
     """
     modules = dict(model.named_modules())
     for port, rank in ranks.items():
         layer = modules.get(named.get(port, port).removesuffix(".weight"))
+        if layer is not None and is_parametrized(layer, "weight"):
+            raise InputError(f"{port}: its layer is parametrised already, under another name or by its model")
         weight = getattr(layer, "weight", None)
         if not isinstance(weight, nn.Parameter) or weight.dim() < 2:
             there = [name for name, one in modules.items() if isinstance(one, nn.Linear | nn.Conv2d)]
