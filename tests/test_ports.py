@@ -82,6 +82,19 @@ def test_factors_are_read_one_or_one_above_the_other_transposed(factor: str, sha
 
 
 @pytest.mark.parametrize(
+    ("layout", "line"),
+    [
+        (Dense(), "no port 'a'; there is a.parametrizations.weight.original0, a.parametrizations.weight.original1"),
+        (Factors("both"), "port 'a' is not factored: its learner says so with `factored: {PORT: {rank: 8}}`"),
+    ],
+)
+def test_norm_and_direction_of_a_weight_are_no_factors(layout: Layout, line: str) -> None:
+    with pytest.raises(InputError) as refused:
+        port_of(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), layout)
+    assert str(refused.value) == line
+
+
+@pytest.mark.parametrize(
     ("name", "layout", "line"),
     [
         ("layer", Dense(), "no port 'layer'; there is a"),

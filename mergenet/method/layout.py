@@ -5,7 +5,7 @@ A (r, rest). Sizes in comments are those of a Conv2d.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,7 @@ class Layout(ABC):
     """How tensors of a layer lie in one matrix."""
 
     @abstractmethod
-    def names(self, layer: str, there: Container[str]) -> list[str]:
+    def names(self, layer: str, there: Mapping[str, Tensor]) -> list[str]:
         """The dotted parameters of `layer` that take part, of those that are `there`; none if there is no such layer.
 
         Raises:
@@ -56,8 +56,8 @@ class Dense(Layout):
     bias: bool = False
 
     @override
-    def names(self, layer: str, there: Container[str]) -> list[str]:
-        if f"{layer}.{FACTORS['A']}" in there:
+    def names(self, layer: str, there: Mapping[str, Tensor]) -> list[str]:
+        if _are_factors(layer, there):
             raise InputError("is trained as two factors; what takes part of it is one of them: encoding: factored")
         weight = layer if layer in there else f"{layer}.weight"
         if weight not in there:
@@ -99,11 +99,11 @@ class Factors(Layout):
     factor: Factor = "A"
 
     @override
-    def names(self, layer: str, there: Container[str]) -> list[str]:
+    def names(self, layer: str, there: Mapping[str, Tensor]) -> list[str]:
         factors = [f"{layer}.{FACTORS[name]}" for name in ("B", "A") if self.factor in (name, "both")]
-        if factors[0] in there:
+        if _are_factors(layer, there):
             return factors
-        if layer in there or f"{layer}.weight" in there:
+        if any(name in there for name in (layer, f"{layer}.weight", f"{layer}.{FACTORS['B']}")):
             raise InputError("is not factored: its learner says so with `factored: {PORT: {rank: 8}}`")
         return []
 
@@ -116,3 +116,9 @@ class Factors(Layout):
         if len(like) == 1:
             return [matrix]
         return [matrix[: len(like[0])], matrix[len(like[0]) :].T]
+
+
+def _are_factors(layer: str, there: Mapping[str, Tensor]) -> bool:
+    """Whether the weight of `layer` is a product; torch names what a weight norm is made of just so."""
+    left, right = (there.get(f"{layer}.{FACTORS[name]}") for name in ("B", "A"))
+    return left is not None and right is not None and left.dim() == right.dim() == 2 and left.shape[1] == len(right)
