@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import optim
 
 from mergenet.config import Choice, Listed, Options
@@ -20,6 +20,12 @@ class Sgd(Options):
     momentum: NonNegativeFloat = 0.9
     weight_decay: NonNegativeFloat = 5e-4
     nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: is a form of momentum, and there is none; leave it out")
+        return self
 
     @property
     def remembers(self) -> bool:

@@ -259,6 +259,9 @@ REFUSED = {
     "adapter.lpka: carries: one layer has nobody to hand": lpka(carries="both", depth=1),
     "adapter.lpka: heads 256: a width of `tokens` may be 128": lpka(width="tokens", heads=256),
     "encoding.svd.attends: input should be 'longer', 'A', 'B' or 'both', got 'C'": svd(attends="C"),
+    "optimizer.sgd: nesterov: is a form of momentum, and there is none; leave it out": {
+        "optimizer": {"sgd": {"momentum": 0, "nesterov": True}}
+    },
     "blend: input should be less than or equal to 1": {"blend": 1.5},
 }
 
