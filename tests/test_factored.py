@@ -16,8 +16,8 @@ from mergenet.method.factorization import factor, merge
 from mergenet.models import MODELS, find_model
 from mergenet.models.weights import read_weights
 from mergenet.training.export import export_model
-from mergenet.training.reporter import Silent
 from mergenet.training.plan import make_plan
+from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec, data_of
 from tests.compare import assert_runs_equal, final_state

@@ -48,7 +48,8 @@ def factor(model: nn.Module, ranks: Mapping[str, int], named: Mapping[str, str])
         named: ports people know -> dotted name of their layer.
 
     Raises:
-        InputError: no such layer, one that is parametrised already, or a rank above what its weight has; it begins with the port.
+        InputError: no such layer, one that is parametrised already, or a rank above what its weight has; it begins
+            with the port.
     """
     modules = dict(model.named_modules())
     for port, rank in ranks.items():
