@@ -185,6 +185,7 @@ def test_every_option_is_in_the_table_of_the_page() -> None:
         "adapter.lpka.": Lpka,
         "adapter.mlp.": Mlp,
         "encoding.svd.": Svd,
+        "encoding.factored.": Factored,
     }.items():
         for field_name, info in options.model_fields.items():
             assert f"{name}{info.alias or field_name}" in cells, f"{name}{field_name}"

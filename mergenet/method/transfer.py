@@ -1,7 +1,7 @@
 """A transfer: read both matrices, generate, write into the target, learn from where training moved it.
 
-Every call stands at an optimizer step boundary. `read` of all transfers comes before `write` of any, so
-that two directions see the same moment. Steps are the target's own, counted from 0.
+Every call stands at an optimizer step boundary. `read` of all transfers of one turn comes before `write`
+of any, so that two directions see the same moment. Steps are the target's own, counted from 0.
 """
 
 from dataclasses import dataclass
