@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from mergenet.config import parse
+from mergenet.method.options import TransferOptions
 from mergenet.method.ports import Port
 from mergenet.method.sources import Live
-from mergenet.method.transfer import Transfer, TransferOptions
+from mergenet.method.transfer import Transfer
 
 ENCODINGS: dict[str, dict[str, Any]] = {
     "whole": {"encoding": "whole"},

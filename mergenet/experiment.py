@@ -21,7 +21,7 @@ from mergenet.config import (
     read_file,
     read_override,
 )
-from mergenet.method.transfer import TransferOptions
+from mergenet.method.options import TransferOptions
 from mergenet.optimization import Optimizer, Schedule, Sgd, Steps
 from mergenet.tasks import Task
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mergenet.config import digest, identity
 from mergenet.experiment import Experiment, LearnerOptions, split_end
-from mergenet.method.transfer import TransferOptions
+from mergenet.method.options import TransferOptions
 from mergenet.models import find_model
 
 NUMERICS = 2

@@ -11,9 +11,10 @@ from mergenet import randomness
 from mergenet.config import parse
 from mergenet.method.adapter import COMBINATIONS
 from mergenet.method.factorization import factor
+from mergenet.method.options import TransferOptions
 from mergenet.method.ports import find_port
 from mergenet.method.sources import Live
-from mergenet.method.transfer import Transfer, TransferOptions
+from mergenet.method.transfer import Transfer
 from mergenet.method.upkeep import Upkeep
 
 Shape = tuple[int, ...]

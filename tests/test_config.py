@@ -21,7 +21,7 @@ from mergenet.config import (
     read_yaml,
 )
 from mergenet.experiment import Experiment, load_experiment, recipes
-from mergenet.method.transfer import TransferOptions
+from mergenet.method.options import TransferOptions
 from mergenet.optimization import AdamW, Optimizer, Sgd
 from tests.conftest import MISSING
 from tests.refused import refusal

@@ -15,7 +15,7 @@ from mergenet.experiment import Experiment
 from mergenet.library import Transfer, Transfers
 from mergenet.library.keywords import Keywords
 from mergenet.method.factorization import factor
-from mergenet.method.transfer import TransferOptions
+from mergenet.method.options import TransferOptions
 from mergenet.models import MODELS, find_model
 from tests.gpu import NEEDS_GPU
 from tests.loops import FROM, TO, Loop, networks, small, vector

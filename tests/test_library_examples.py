@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mergenet.config import Options, fields_of
 from mergenet.library.keywords import Keywords
-from mergenet.method.transfer import TransferOptions
+from mergenet.method.options import TransferOptions
 from tests.loops import vector
 
 DOCS = Path(__file__).parents[1] / "docs"

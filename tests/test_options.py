@@ -15,7 +15,7 @@ from mergenet.data.images import Images
 from mergenet.experiment import Experiment, load_experiment
 from mergenet.method.adapter import Lpka, Mlp
 from mergenet.method.encoding import Factored, Svd
-from mergenet.method.transfer import TransferOptions
+from mergenet.method.options import TransferOptions
 from mergenet.models import MODELS, Model
 from mergenet.training.graph import Graph
 from mergenet.training.plan import make_plan

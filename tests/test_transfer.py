@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from mergenet.config import parse
+from mergenet.method.options import TransferOptions
 from mergenet.method.ports import Port, find_port
 from mergenet.method.sources import Live
-from mergenet.method.transfer import Transfer, TransferOptions
+from mergenet.method.transfer import Transfer
 
 FORMS = [
     {"encoding": "whole", "adapter": {"lpka": {"form": "gated"}}},

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn, optim
 
 from mergenet.config import InputError
+from mergenet.method.options import TransferOptions
 from mergenet.method.ports import Port, check_flattening, find_port
-from mergenet.method.transfer import TransferOptions
 from mergenet.method.upkeep import Upkeep, check_remembers, make_upkeep
 from mergenet.method.wrapped import bare, weights_of
 from mergenet.models import known_ports

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypedDict
 from mergenet.config import Choice, InputError, Options, parse
 from mergenet.method.layout import Flattening
 from mergenet.method.matching import Match
-from mergenet.method.transfer import TransferOptions
+from mergenet.method.options import TransferOptions
 from mergenet.method.upkeep import Policy
 from mergenet.optimization import Constant
 

@@ -7,9 +7,9 @@ from torch import nn
 from mergenet import randomness
 from mergenet.data.images import Images
 from mergenet.experiment import LearnerOptions
+from mergenet.method.options import TransferOptions
 from mergenet.method.ports import Port, find_port
 from mergenet.method.sources import Source, controlled
-from mergenet.method.transfer import TransferOptions
 from mergenet.models import find_model
 from mergenet.training.factored import factor_layers
 from mergenet.training.frozen import classes_of

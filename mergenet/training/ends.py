@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mergenet.config import InputError
 from mergenet.experiment import Experiment, split_end
+from mergenet.method.options import TransferOptions
 from mergenet.method.ports import Port, check_flattening, find_port
-from mergenet.method.transfer import TransferOptions
 from mergenet.method.upkeep import find_batchnorm
 from mergenet.models import find_model
 from mergenet.training.frozen import ANY

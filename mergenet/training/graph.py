@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from mergenet.data.images import Images, Split, Stream, hold_out
 from mergenet.experiment import Experiment, split_end
 from mergenet.method.layout import Layout
+from mergenet.method.options import TransferOptions
 from mergenet.method.ports import Port, find_port
-from mergenet.method.transfer import NotFinite, Transfer, TransferOptions
+from mergenet.method.transfer import NotFinite, Transfer
 from mergenet.method.upkeep import make_upkeep
 from mergenet.models import find_model
 from mergenet.training import ranks
