@@ -42,7 +42,7 @@ def test_a_transfer_writes_what_is_finite_when_it_is_due_and_touches_nothing_els
     rig, options = Rig(case), case.options
     taking_part = {f"target.{name}" for name in rig.transfer.port.parameters}
     shapes = {name: weight.shape for name, weight in rig.weights().items()}
-    written = []
+    written, taught = [], 0
     for step in range(case.steps):
         before = rig.weights()
         if rig.write(step):
@@ -57,11 +57,13 @@ def test_a_transfer_writes_what_is_finite_when_it_is_due_and_touches_nothing_els
         if rig.learn(step):
             moved = rig.transfer.port.read()
             share = (moved - generated).norm() / moved.norm()
+            taught += not torch.equal(moved, generated)  # weights at zero may stay there
             torch.testing.assert_close(rig.transfer.figures["moved"], share, equal_nan=True)
         assert not differing(trained, rig.weights())
     first, last = options.start * case.steps, options.stop * case.steps
     assert written == [s for s in range(options.cycle, case.steps, options.cycle) if first <= s < last]
-    assert rig.transfer.updates == rig.transfer.total_updates == len(written)
+    assert rig.transfer.total_updates == len(written)
+    assert rig.transfer.updates == taught
     assert all(value.isfinite().all() for value in rig.transfer.adapter.state_dict().values())
 
 
