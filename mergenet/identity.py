@@ -112,6 +112,9 @@ def _edge_description(experiment: Experiment, transfer: TransferOptions) -> Any:
         learner, port = split_end(plain[key])
         named = find_model(experiment.learners[learner].model).ports
         plain[key] = named.get(port, port).removesuffix(".weight")
+    source = experiment.learners[split_end(transfer.source)[0]]
+    if transfer.control == "random" and source.frozen:  # a file's digest does not say which model is drawn anew
+        plain["model"] = source.model
     return plain
 
 

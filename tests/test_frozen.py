@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from mergenet.config import InputError
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment, load_experiment
-from mergenet.models import find_model
+from mergenet.models import MODELS, find_model
 from mergenet.training.checkpoint import checkpoints
 from mergenet.training.files import read_json
 from mergenet.training.plan import Plan, make_plan
@@ -90,6 +90,20 @@ def test_a_plan_says_what_a_frozen_learner_holds_and_that_it_takes_no_steps(
     assert plan.cells.keys() == {"target"}
     off = plan_of(small({**frozen(file), "transfers": {"main": {"enabled": False}}}), digits)
     assert off.learners["source"].parameters == 0
+
+
+def test_a_random_control_of_a_frozen_source_counts_its_model_and_the_file_alone_does_not(
+    small: MakeExperiment, digits: Images, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is drawn anew depends on the model; what is read from a file does not."""
+    monkeypatch.setitem(MODELS, "twin", MODELS["resnet18-narrow"])
+
+    def cell(model: str, control: str) -> str:
+        change = {**frozen(file, model=model), "transfers": {"main": {"control": control}}}
+        return plan_of(small(change), digits).cells["target"]
+
+    assert cell("twin", "none") == cell("resnet18-narrow", "none")
+    assert cell("twin", "random") != cell("resnet18-narrow", "random")
 
 
 def test_half_precision_in_a_file_is_read_as_fp32(small: MakeExperiment, digits: Images, tmp_path: Path) -> None:

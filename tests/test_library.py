@@ -148,6 +148,20 @@ def test_with_steps_the_rate_follows_the_cosine_and_the_last_span_ends_with_the_
     assert transfer._engine.optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-2)
 
 
+def test_in_a_run_that_is_resumed_as_a_shorter_one_the_rate_has_come_to_its_end() -> None:
+    models = networks()
+    long = make(*models, steps=100, cycle=2)
+    loop = Loop(*models)
+    loop.run(long, 20)
+    short = make(*models, steps=22, cycle=2)
+    state = long.state_dict()
+    state["transfer"]["updates"] = 40  # more than a run of 22 ticks has
+    short.load_state_dict(state)
+    loop.run(short, 2)
+    assert short.updates == 41
+    assert short._engine.optimizer.param_groups[0]["lr"] == 0.0
+
+
 def test_self_transfer_and_a_frozen_source_of_three_kinds() -> None:
     _, target = networks()
     within = make(target, target, ("4", "0"))
@@ -377,6 +391,7 @@ def test_ends_that_do_not_fit_are_one_line() -> None:
     assert refusal(lambda: make(target, source, (TO, FROM), rank=6)) == (
         "to_port '2': rank 6 is above 5, the most a 5 x 12 matrix has"
     )
+    assert refusal(lambda: make(source, target, (0, TO))) == "source: a port is a name like 'fc.weight', got 0"  # type: ignore[arg-type]
     assert "only a matrix or a kernel" in refusal(lambda: make(source, target, (FROM, "0.bias")))
     assert refusal(lambda: make(target, target, ("0", "0.weight"))) == (
         "to_port: '0.weight' is what it reads; name another port"

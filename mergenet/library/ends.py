@@ -25,6 +25,8 @@ class End:
     def __init__(self, name: str, holder: Holder, port: str, options: TransferOptions) -> None:
         self._name = name
         self._holder = holder
+        if not isinstance(port, str):
+            raise InputError(f"{name}: a port is a name like 'fc.weight', got {port!r}")
         weights = self._weights()
         with _named(name):
             self.port = find_port(weights, port, known_ports(weights), options.layout)

@@ -149,7 +149,8 @@ class Transfer:
         for parameter, gradient in zip(parameters, allfrom_first_rank(gradients), strict=True):
             parameter.grad = gradient
         nn.utils.clip_grad_norm_(parameters, self.options.clip)
-        progress = 0.0 if self.steps is None else self.updates / self.total_updates
+        known = self.steps is not None
+        progress = min(self.updates / self.total_updates, 1.0) if known else 0.0  # a resumed loop may be shorter
         multiplier = self.options.schedule.multiplier(progress)
         set_rate(self.optimizer, self.options.optimizer.lr, multiplier)
         self.optimizer.step()
