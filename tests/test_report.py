@@ -427,7 +427,7 @@ def test_csv_has_the_figures_with_all_their_digits() -> None:
 
 def test_plots_are_pictures_and_the_same_every_time(report: Path) -> None:
     for name, plot in plots_of(synthetic.results()).items():
-        drawn = png(plot, "What each part is worth, scale digits")
+        drawn = png(plot, "What each part is worth (digits)")
         assert drawn == (report / f"{name}.png").read_bytes()
         with Image.open(io.BytesIO(drawn)) as image:
             assert image.width > 600 and len(image.convert("RGB").getcolors(1 << 24) or []) > 20

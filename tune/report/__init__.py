@@ -23,7 +23,7 @@ def write_report(results: Results, folder: Path) -> list[Path]:
         `index.html`, which has everything in one page and needs no other file.
     """
     plots = plots_of(results)
-    heading = f"{results.table.title}, scale {results.scale}"
+    heading = f"{results.table.title} ({results.scale})"
     files = {
         "table.md": markdown(results, runs=True).encode(),
         "table.tex": latex.table(results).encode(),
