@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -133,3 +134,18 @@ def small() -> Callable[..., Experiment]:
         return parse(Experiment, merge(Experiment, SMALL, change or {}))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tables import plan, train
+
+    folder = tmp_path_factory.mktemp("tiny")
+    train(plan(seeds=(0,)), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(_tiny_runs: Path, tmp_path: Path) -> Path:
+    """A copy, to spoil, of a folder with the tiny table's runs of one seed (`tests.tables`)."""
+    return shutil.copytree(_tiny_runs, tmp_path / "copy")

@@ -12,22 +12,8 @@ from pyarrow import parquet
 
 from mergenet.config import InputError
 from mergenet.training.files import portable, read_json, seal_of
-from tests.tables import missing, plan, train
+from tests.tables import missing, plan
 from tune.evidence import METRICS, RUNS, find_evidence, write_evidence
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny table's runs of one seed."""
-    folder = tmp_path_factory.mktemp("trained")
-    train(plan(seeds=(0,)), folder)
-    return folder
-
-
-@pytest.fixture
-def folder(trained: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
-    return shutil.copytree(trained, tmp_path / "copy")
 
 
 def used(folder: Path) -> dict[str, Any]:

@@ -11,23 +11,9 @@ from safetensors.torch import load_file
 from mergenet.config import InputError
 from mergenet.training.files import lock, read_json
 from mergenet.training.trained import read_trained
-from tests.tables import missing, plan, train
+from tests.tables import missing, plan
 from tune.ablate import Places, _handed_on, find_missing
 from tune.evidence import write_evidence
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny table's runs of one seed."""
-    folder = tmp_path_factory.mktemp("trained")
-    train(plan(seeds=(0,)), folder)
-    return folder
-
-
-@pytest.fixture
-def folder(trained: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
-    return shutil.copytree(trained, tmp_path / "copy")
 
 
 def test_only_wanted_cells_are_made_though_others_are_missing(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def write(model: nn.Sequential, upkeep: Upkeep) -> None:
     port = find_port(dict(model.named_parameters()), "0", {})
     before = port.read()
     port.write(before * GROWTH[:, None])
-    upkeep.after_write(port, before)
+    upkeep.after_write(port, before, port.read())
 
 
 def sgd(parameters: Any) -> optim.Optimizer:
@@ -116,7 +116,7 @@ def test_a_bias_is_an_entry_of_its_row_whose_growth_is_its_own() -> None:
     written = before * GROWTH[:, None]
     written[:, -1] = torch.tensor([1.0, -1.0, 0.0, 1e-9]) * 1e-3
     port.write(written)
-    Upkeep(optimizer=(optimizer, "rescale")).after_write(port, before)
+    Upkeep(optimizer=(optimizer, "rescale")).after_write(port, before, port.read())
     torch.testing.assert_close(optimizer.state[model[0].bias]["momentum_buffer"], momentum / GROWTH, rtol=1e-4, atol=0)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mergenet.config import InputError, nearest
+from mergenet.config import InputError, about, nearest
 from mergenet.experiment import Experiment, split_end
 from mergenet.identity import upstream
 from mergenet.training.plan import Plan, make_plan, plan_again
@@ -74,10 +74,8 @@ def plan_table(
     located = locate_data(experiments.values(), paths)
     arms: dict[str, ArmPlan] = {}
     for arm in _in_order(table):
-        try:
+        with about(f"table {table.name}, arm {arm}"):
             arms[arm] = _plan_arm(experiments[arm], seeds, located, table.arms[arm].trained, arms)
-        except InputError as error:
-            raise InputError(f"table {table.name}, arm {arm}: {error}") from None
     _check_columns(table, arms)
     return TablePlan(with_models(table, scale), scale, seeds, {arm: arms[arm] for arm in table.arms}, located)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from mergenet.config import InputError, Options, merge, nearest, nest, parse, read_file
+from mergenet.config import InputError, Options, about, merge, nearest, nest, parse, read_file
 from mergenet.experiment import Experiment, Name, recipe_values
 
 TABLES = Path(__file__).parent / "tables"
@@ -173,12 +173,10 @@ def load_table(what: str) -> Table:
     if not is_file and what not in tables():
         raise InputError(f"no table '{what}'; {nearest(what, tables())} (a file is named by its path)")
     path = Path(what) if is_file else TABLES / f"{what}.yaml"
-    try:
+    with about(f"table {what}"):
         table = parse(Table, read_file(path))
         paper_figures(table)
-        return table
-    except InputError as error:
-        raise InputError(f"table {what}: {error}") from None
+    return table
 
 
 def paper_figures(table: Table) -> dict[str, dict[str, float]]:
@@ -223,10 +221,8 @@ def experiment_of(table: Table, scale_name: str, arm_name: str, overrides: Chang
     for options in values["learners"].values():
         if "model" in options:
             options["model"] = scale.models.get(options["model"], options["model"])
-    try:
+    with about(f"table {table.name}, arm {arm_name}"):
         return parse(Experiment, {**values, "name": f"{table.name}-{scale_name}"})
-    except InputError as error:
-        raise InputError(f"table {table.name}, arm {arm_name}: {error}") from None
 
 
 def with_models(table: Table, scale_name: str) -> Table:

@@ -1,12 +1,11 @@
 """Data sets in folders: what lies in a root, where each is, reading one whole."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergenet.config import InputError, nearest
+from mergenet.config import InputError, about, nearest
 from mergenet.data import digits
 from mergenet.data.cifar import CIFARS, SIZE, Cifar
 from mergenet.data.description import FILE, read_description
@@ -14,16 +13,6 @@ from mergenet.data.images import Images
 from mergenet.data.parquet import Columns, count_rows, read_split, split_files
 from mergenet.data.pixels import Fit, Size
 from mergenet.data.watch import Watch, unwatched
-
-
-@contextmanager
-def about(name: str) -> Iterator[None]:
-    """Names the data set in whatever is refused within."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"data {name}: {error}") from None
-
 
 # --- where ---------------------------------------------------------------------------------------------------------
 
@@ -105,7 +94,7 @@ class DataSet:
         Raises:
             InputError: a file cut short, an image that is none or of another size, a label outside the classes.
         """
-        with about(self.name):
+        with about(f"data {self.name}"):
             train, test = (
                 read_split(files, self.columns, Fit(self.size), len(self.classes), watch)
                 for files in (self.train_files, self.test_files)
@@ -133,7 +122,7 @@ def find_data_set(name: str, folder: Path) -> DataSet:
     Raises:
         InputError: something is missing or broken, or there are not as many rows as `dataset.json` says.
     """
-    with about(name):
+    with about(f"data {name}"):
         if not folder.is_dir():
             raise InputError(f"no folder {folder}")
         if (folder / FILE).exists():

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from mergenet.config import InputError, Listed, Options, parse
+from mergenet.config import InputError, Listed, Options, about, parse
 from mergenet.data.cifar import find_cifar
 from mergenet.data.images import Images, Split
 from mergenet.data.pixels import Size, image_size
@@ -110,7 +110,5 @@ def read_description(folder: Path) -> Description:
         raise InputError(f"{file} cannot be read (cut short?): {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{file} holds no map")
-    try:
+    with about(str(file)):
         return parse(Description, values)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mergenet.config import InputError, nearest
+from mergenet.config import InputError, about, nearest
 from mergenet.data import digits
-from mergenet.data.catalogue import about, find_data_set
+from mergenet.data.catalogue import find_data_set
 from mergenet.data.description import FILE, Description, describe, read_description, write_description
 from mergenet.data.formats import FORMATS, recognise
 from mergenet.data.formats.source import Found, Wishes
@@ -41,7 +41,7 @@ def import_data(
         InputError: a name that cannot be one, a source that is missing, broken or in no known form, or other
             data in `ROOT/NAME`.
     """
-    with about(name):
+    with about(f"data {name}"):
         folder = root / name
         _refuse_name(name)
         if folder.exists() and not (folder / FILE).exists():
@@ -88,7 +88,7 @@ def _readable(source: Path) -> Iterator[None]:
 
 
 def _refuse_other_data(name: str, folder: Path, description: Description, watch: Watch) -> None:
-    with about(name):
+    with about(f"data {name}"):
         described = read_description(folder)
     there = described.digest
     if there == description.digest and described.classes != description.classes:

@@ -1,13 +1,12 @@
 """The two ends of a transfer: found in modules that somebody else built, wrapped and trains."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 
-from mergenet.config import InputError
+from mergenet.config import InputError, about
 from mergenet.method.options import TransferOptions
 from mergenet.method.ports import Port, check_flattening, find_port
 from mergenet.method.upkeep import Upkeep, check_remembers, make_upkeep
@@ -28,7 +27,7 @@ class End:
         if not isinstance(port, str):
             raise InputError(f"{name}: a port is a name like 'fc.weight', got {port!r}")
         weights = self._weights()
-        with _named(name):
+        with about(name):
             self.port = find_port(weights, port, known_ports(weights), options.layout)
 
     def _weights(self) -> dict[str, Tensor]:
@@ -37,7 +36,7 @@ class End:
         if not isinstance(self._holder, nn.Module):
             kind = type(self._holder).__name__
             raise InputError(f'{self._name}: is a torch.nn.Module or a map like {{"fc.weight": tensor}}, got {kind}')
-        with _named(self._name):
+        with about(self._name):
             return weights_of(self._holder)
 
     def check(self) -> None:
@@ -62,10 +61,10 @@ def check_ends(source: Port, target: Port, options: TransferOptions) -> None:
         if options.control != "own" and any(tensor is other for other in source.tensors):
             raise InputError(f"to_port: '{target.name}' is what it reads; name another port")
     for key, port in (("from_port", source), ("to_port", target)):
-        with _named(f"{key} '{port.name}'"):
+        with about(f"{key} '{port.name}'"):
             options.encoding.build(port.shape)
     if options.flattening != "outputs":
-        with _named("flattening"):
+        with about("flattening"):
             check_flattening((target if options.control == "own" else source, target))
 
 
@@ -87,16 +86,7 @@ def upkeep_of(
         trained = {id(tensor) for group in target_optimizer.param_groups for tensor in group["params"]}
         if not trained.issuperset(map(id, port.tensors)):
             raise InputError(f"target_optimizer: does not train '{port.name}'; pass the one that does")
-        with _named("optimizer_state"):
+        with about("optimizer_state"):
             check_remembers(target_optimizer)
-    with _named("batchnorm"):
+    with about("batchnorm"):
         return make_upkeep(options.optimizer_state, options.batchnorm, target_optimizer, bare(target), port)
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    """An `InputError` inside begins with what it is about."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from None

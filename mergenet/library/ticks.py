@@ -1,9 +1,10 @@
 """A tick: one optimizer step of the loop, and what transfers do before and after it."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+from mergenet.method.options import by_turn
 
 if TYPE_CHECKING:
     from mergenet.library.transfer import Transfer
@@ -24,9 +25,8 @@ class Ticking:
         transfers = self._transfers()
         for transfer in transfers:
             transfer._expect(open_=False)
-        due = sorted((transfer for transfer in transfers if transfer._due()), key=_turn)
-        for _, together in groupby(due, key=_turn):
-            turn = list(together)
+        due = [transfer for transfer in transfers if transfer._due()]
+        for turn in by_turn(due, lambda transfer: transfer.options):
             for transfer in turn:
                 transfer._read()
             for transfer in turn:
@@ -68,7 +68,3 @@ class Ticking:
             self.end()
         else:
             self.abandon()
-
-
-def _turn(transfer: "Transfer") -> int:
-    return transfer.options.turn

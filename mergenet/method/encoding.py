@@ -16,10 +16,10 @@ from typing_extensions import override
 from mergenet import randomness
 from mergenet.config import Choice, InputError, Neutral, Options
 from mergenet.method.layout import Dense, Factor, Factors, Flattening, Layout
+from mergenet.method.matching import SMALLEST
 
 EXACT_UP_TO = 1024
 OVERSAMPLING, POWER_ITERATIONS = 8, 4
-SMALLEST = 1e-12  # of a norm, before something is divided by it
 
 
 class Encoder(ABC):

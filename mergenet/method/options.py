@@ -1,6 +1,8 @@
 """What a transfer may be: every point that the paper leaves open, with its default."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -12,6 +14,8 @@ from mergenet.method.matching import Match
 from mergenet.method.sources import Control
 from mergenet.method.upkeep import Policy
 from mergenet.optimization import AdamW, Cosine, Optimizer, Schedule, Share
+
+T = TypeVar("T")
 
 
 class TransferOptions(Options):
@@ -94,3 +98,12 @@ class TransferOptions(Options):
             raise ValueError("batchnorm: a factor has no outputs of its own; leave it at 'keep'")
         self.encoding.layout(self.flattening, self.bias)  # refuses what it cannot lay out
         return self
+
+
+def by_turn(transfers: Iterable[T], options_of: Callable[[T], TransferOptions]) -> list[list[T]]:
+    """Transfers that read the same moment together, in the order in which their turns follow each other."""
+
+    def turn(transfer: T) -> int:
+        return options_of(transfer).turn
+
+    return [list(together) for _, together in groupby(sorted(transfers, key=turn), key=turn)]

@@ -122,7 +122,7 @@ class Transfer:
         if not bool(torch.isfinite(weight).all()):
             raise NotFinite("what was generated is not finite")
         self.port.write(weight)
-        self.upkeep.after_write(self.port, pending.target)
+        self.upkeep.after_write(self.port, pending.target, self.port.rounded(weight))
         self.figures["written"] = _relative(weight - pending.target, pending.target)
         if self.options.span == "step":
             pending.generated = generated

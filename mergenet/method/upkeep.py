@@ -11,12 +11,11 @@ from torch import Tensor, nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mergenet.config import InputError
+from mergenet.method.matching import SMALLEST
 from mergenet.method.ports import Port, sharded_as, whole
 
 Policy = Literal["keep", "reset", "rescale"]
 Change = Literal["reset", "rescale"]
-SMALLEST = 1e-12  # norm of a row, before something is divided by it
-
 
 KNOWN = (optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam)
 """Optimizers that remember momentum, and squares under names that end in `sq`.
@@ -86,11 +85,11 @@ class Upkeep:
         self._optimizer = optimizer
         self._batchnorm = batchnorm
 
-    def after_write(self, port: Port, before: Tensor) -> None:
-        """What `port` held is the matrix `before` no more."""
+    def after_write(self, port: Port, before: Tensor, after: Tensor) -> None:
+        """What `port` held was the matrix `before`, and is `after` now."""
         if self._optimizer is None and self._batchnorm is None:
             return
-        old, new = (port.layout.split(matrix, port.tensors) for matrix in (before, port.read()))
+        old, new = (port.layout.split(matrix, port.tensors) for matrix in (before, after))
         growths = [_growth(a, b) for a, b in zip(old, new, strict=True)]
         if port.tensors[-1].dim() == 1:  # a bias: one entry of each row, which alone may be as good as zero
             growths[-1] = growths[0]

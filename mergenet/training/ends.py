@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mergenet.config import InputError
+from mergenet.config import InputError, about
 from mergenet.experiment import Experiment, split_end
 from mergenet.method.options import TransferOptions
 from mergenet.method.ports import Port, check_flattening, find_port
@@ -45,10 +45,8 @@ def find_ends(
     def find(key: str, end: str) -> Port:
         learner, port = split_end(end)
         model = experiment.learners[learner].model
-        try:
+        with about(f"transfers.{name}.{key}: {model}"):
             return find_port(weights[learner], port, find_model(model).ports, transfer.layout)
-        except InputError as error:
-            raise InputError(f"transfers.{name}.{key}: {model}: {error}") from None
 
     return Ends(find("from", transfer.source), find("to", transfer.target))
 
@@ -94,10 +92,8 @@ def plan_transfer(name: str, experiment: Experiment, ends: Ends, steps: int) -> 
 def _check_flattening(name: str, options: TransferOptions, ends: Ends) -> None:
     if options.flattening == "outputs":
         return
-    try:
+    with about(f"transfers.{name}.flattening"):
         check_flattening(ends)
-    except InputError as error:
-        raise InputError(f"transfers.{name}.flattening: {error}") from None
 
 
 def _check_batchnorm(name: str, experiment: Experiment, port: Port) -> None:
@@ -105,7 +101,5 @@ def _check_batchnorm(name: str, experiment: Experiment, port: Port) -> None:
     if options.batchnorm == "keep":
         return
     model = find_model(experiment.learners[split_end(options.target)[0]].model).sketch(ANY)
-    try:
-        find_batchnorm(model, port.path, port.tensors[0].shape[0])
-    except InputError as error:
-        raise InputError(f"transfers.{name}.batchnorm: {error}") from None
+    with about(f"transfers.{name}.batchnorm"):
+        find_batchnorm(model, port.path, len(port.tensors[0]))

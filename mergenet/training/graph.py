@@ -1,8 +1,8 @@
 """The experiment's graph at work: live learners, and live transfers bound to the two they join."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import groupby
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mergenet.data.images import Images, Split, Stream, hold_out
 from mergenet.experiment import Experiment, split_end
 from mergenet.method.layout import Layout
-from mergenet.method.options import TransferOptions
+from mergenet.method.options import TransferOptions, by_turn
 from mergenet.method.ports import Port, find_port
 from mergenet.method.transfer import NotFinite, Transfer
 from mergenet.method.upkeep import make_upkeep
@@ -99,22 +99,24 @@ class Graph:
             name: Learner(name, options, *samples[name], plan.learners[name].steps, seed)
             for name, options in experiment.trained().items()
         }
-        self._frozen: dict[tuple[str, Layout], Port] = {}
+        port_of = cache(partial(self._port, experiment))
         self.edges = {
-            name: self._edge(name, options, experiment, data, seed)
+            name: self._edge(name, options, experiment, port_of, data, seed)
             for name, options in experiment.enabled_transfers().items()
         }
+        self.turns = by_turn(self.edges.values(), lambda edge: edge.transfer.options)
 
     def _edge(
         self,
         name: str,
         options: TransferOptions,
         experiment: Experiment,
+        port_of: Callable[[str, Layout], Port],
         data: Mapping[str, Images],
         seed: int,
     ) -> Edge:
         taught_by, target = split_end(options.source)[0], self.learners[split_end(options.target)[0]]
-        origin, port = (self._port(experiment, end, options.layout) for end in (options.source, options.target))
+        origin, port = (port_of(end, options.layout) for end in (options.source, options.target))
         source = source_of(options, origin, port, experiment.learners[taught_by], data, seed)
         learner = self.learners.get(taught_by) if is_live(options) else None
         upkeep = make_upkeep(options.optimizer_state, options.batchnorm, target.optimizer, target.model, port)
@@ -124,17 +126,10 @@ class Graph:
     def _port(self, experiment: Experiment, end: str, layout: Layout) -> Port:
         learner, port = split_end(end)
         options = experiment.learners[learner]
-        if not options.frozen:
-            parameters = dict(self.learners[learner].model.named_parameters())
-            return find_port(parameters, port, find_model(options.model).ports, layout)
-        if (end, layout) not in self._frozen:
-            self._frozen[end, layout] = frozen_port(options, port, self.device, layout)
-        return self._frozen[end, layout]
-
-    def turns(self) -> list[list[Edge]]:
-        """Edges that read the same moment, in the order in which they follow each other."""
-        edges = sorted(self.edges.values(), key=lambda edge: edge.transfer.options.turn)
-        return [list(turn) for _, turn in groupby(edges, key=lambda edge: edge.transfer.options.turn)]
+        if options.frozen:
+            return frozen_port(options, port, self.device, layout)
+        parameters = dict(self.learners[learner].model.named_parameters())
+        return find_port(parameters, port, find_model(options.model).ports, layout)
 
     def replicated(self) -> dict[str, Tensor]:
         """Everything that must be equal on all ranks, by name."""

@@ -12,7 +12,7 @@ def advance(graph: Graph) -> None:
     """
     tick = graph.done
     learners, edges = graph.learners.values(), graph.edges.values()
-    for turn in graph.turns():
+    for turn in graph.turns:
         due = [edge for edge in turn if edge.due(tick)]
         for edge in due:
             edge.read(tick)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from mergenet.config import InputError
+from mergenet.config import InputError, about
 from mergenet.data.images import Images, held_out_size
 from mergenet.experiment import Experiment, LearnerOptions, split_end
 from mergenet.identity import Contents, cell_keys, run_hash
@@ -142,17 +142,16 @@ def _outline(
     name: str, options: LearnerOptions, images: Images | None, workers: int, origin: Origin | None
 ) -> dict[str, Tensor]:
     """The parameters of a learner, or what the file of a frozen one holds, by dotted name and without memory."""
-    try:
+    with about(f"learners.{name}.{'weights' if options.frozen else 'model'}"):
         if images is None and origin is not None:
             return dict(find_model(options.model).sketch(origin.classes).named_parameters())
         if images is None:  # frozen
             return outline(frozen_weights(options))
         model = find_model(options.model).sketch(images.classes)
         _check_takes(model, images, options, workers)
-    except InputError as error:
-        raise InputError(f"learners.{name}.{'weights' if options.frozen else 'model'}: {error}") from None
     if options.weights is not None and origin is None:
-        _check_weights(f"learners.{name}.weights", options, model)
+        with about(f"learners.{name}.weights"):
+            read_weights(options.model, options.weights).check_fits(model)
     try:
         factor_layers(model, options)
     except InputError as error:
@@ -171,14 +170,6 @@ def _check_takes(model: nn.Module, images: Images, options: LearnerOptions, work
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"{options.model} does not take {part} images of {shape} at once: {reason}") from None
-
-
-def _check_weights(path: str, options: LearnerOptions, model: nn.Module) -> None:
-    assert options.weights is not None
-    try:
-        read_weights(options.model, options.weights).check_fits(model)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def _steps_per_epoch(name: str, experiment: Experiment, total: int, workers: int) -> int:
