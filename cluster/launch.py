@@ -109,6 +109,9 @@ class _ToDriver:
             self._last = time.monotonic()
             self._news.put(("tick", done))
 
+    def validated(self, epoch: int, measured: Mapping[str, Mapping[str, float]]) -> None:
+        self._news.put(("validated", epoch, measured))
+
     def say(self, text: str) -> None:
         self._news.put(("say", text))
 

@@ -41,8 +41,13 @@ def available(device: str) -> int:
 
 
 @contextmanager
-def session() -> Iterator[None]:
-    """Ray inside; one that is running already in this process is used and left running."""
+def session(dashboard: bool = False) -> Iterator[None]:
+    """Ray inside; one that is running already in this process is used and left running.
+
+    Args:
+        dashboard: with Ray's State API, which takes it ten seconds more to start. Who starts trainers inside of trials
+            needs it: without it the place of one that was stopped is never given free.
+    """
     if ray.is_initialized():
         yield
         return
@@ -52,7 +57,7 @@ def session() -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=available("cpu"),  # Ray's own count may be smaller than what check_fits let through
-        include_dashboard=False,
+        include_dashboard=dashboard,
         log_to_driver=False,
         logging_level=logging.ERROR,
         configure_logging=True,

@@ -85,7 +85,7 @@ def _work(values: dict[str, Any], news: Any) -> str | None:
     """What a worker runs. A failure comes back as a line: an exception would make Ray begin again."""
     spec = RunSpec.from_plain(values)
     try:
-        execute(spec, _Ticks(news, str(spec.folder)))
+        execute(spec, Ticks(news, str(spec.folder)))
     except InputError as error:
         return str(error)
     except Exception as error:
@@ -93,8 +93,8 @@ def _work(values: dict[str, Any], news: Any) -> str | None:
     return None
 
 
-class _Ticks(Silent):
-    """A reporter that sends how far a run is to the driver."""
+class Ticks(Silent):
+    """A reporter that sends how far a run is to the driver: its folder, and ticks done."""
 
     def __init__(self, news: Any, folder: str) -> None:
         self._news = news

@@ -233,6 +233,18 @@ def merge(kind: Any, base: Any, change: Any) -> Any:
     return merged
 
 
+def choices_along(kind: type[Options], path: str) -> list[tuple[str, str]]:
+    """The choices that a dotted path of `kind` goes through: (path of the choice, the option it takes there)."""
+    found: list[tuple[str, str]] = []
+    here, at = kind, list[str]()
+    for word in path.split("."):
+        if isinstance(here, Choice):
+            found.append((".".join(at), word))
+        at.append(word)
+        here = _child(here, word)
+    return found
+
+
 def nearest(word: str, words: Iterable[str], most: int = 12) -> str:
     """ "nearest is 'x'" where something is near, else what there is: the tail of an error line."""
     known = sorted(words)
@@ -312,3 +324,14 @@ def as_yaml(values: Mapping[str, Any]) -> str:
     stream = io.StringIO()
     yaml.dump(dict(values), stream)
     return stream.getvalue()
+
+
+def in_line(value: Any) -> str:
+    """A plain value as YAML on one line, which `read_override` reads back: words bare, all else as JSON."""
+    if isinstance(value, str) and value.strip() == value and value:
+        try:
+            if read_yaml(value, "a word") == value:
+                return value
+        except InputError:
+            pass
+    return json.dumps(value, ensure_ascii=False)

@@ -101,14 +101,14 @@ class Evaluation(Options):
         validation: share of the training split held out for every choice.
         every: epochs of the clock learner between two validations.
         weights: which weights meet the test split, the `last` or the `best` of validation.
-        test: when the test split is measured: once, at the `end`, or `always`, at every validation too. It chooses
-            nothing either way; `always` is for yardsticks, which others publish as the best test epoch.
+        test: when the test split is measured: once, at the `end`; `always`, at every validation too, which chooses
+            nothing and is for yardsticks, that others publish as the best test epoch; or `never`, as in a sweep.
     """
 
     validation: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     every: PositiveInt = 1
     weights: Literal["last", "best"] = "last"
-    test: Annotated[Literal["end", "always"], Neutral("end")] = "end"
+    test: Annotated[Literal["end", "always", "never"], Neutral("end")] = "end"
 
 
 class Checkpointing(Options):

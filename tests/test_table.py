@@ -8,10 +8,10 @@ import pytest
 from mergenet.config import InputError, as_yaml, merge, read_file
 from mergenet.experiment import load_experiment
 from tests.tables import TINY, tiny
+from tune.scale import SCALES
 from tune.table import (
     HELD,
     PAPER,
-    SCALES,
     Table,
     experiment_of,
     load_table,

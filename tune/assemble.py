@@ -10,8 +10,9 @@ from mergenet.training.files import shown
 from tune.cells import TablePlan
 from tune.evidence import Evidence
 from tune.results import Entry, Figure, Protocol, Results
+from tune.scale import Changes
 from tune.statistics import LEVEL, Comparison, adjust, compare, is_screening, sign_flip_p
-from tune.table import HELD, Changes, paper_figures
+from tune.table import HELD, paper_figures
 
 PROTOCOLS: dict[Protocol, Changes] = {
     "last": {},
@@ -22,10 +23,9 @@ PROTOCOLS: dict[Protocol, Changes] = {
 
 
 def shows(evidence: Evidence, protocol: Protocol) -> bool:
-    """Whether a finished run has the figures of a protocol: the test split after every epoch, for one."""
-    if protocol != "best-test":
-        return True
-    return evidence.experiment["evaluation"].get("test") == "always"
+    """Whether a finished run has the figures of a protocol: those of the test split, at the end or of every epoch."""
+    measured = evidence.experiment["evaluation"].get("test")
+    return measured == "always" if protocol == "best-test" else measured != "never"
 
 
 def assemble(

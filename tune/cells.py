@@ -8,7 +8,8 @@ from mergenet.experiment import Experiment, split_end
 from mergenet.identity import upstream
 from mergenet.training.plan import Plan, make_plan, plan_again
 from mergenet.training.spec import Origin, data_of, locate_data
-from tune.table import HELD, Changes, Table, experiment_of, with_models
+from tune.scale import Changes
+from tune.table import HELD, Table, experiment_of, with_models
 
 Cell = tuple[str, str, int]
 """Arm, learner, seed."""

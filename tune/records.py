@@ -24,6 +24,7 @@ STATUS = {
     "running": "RUNNING",
     "finished": "FINISHED",
     "failed": "FAILED",
+    "stopped": "KILLED",
     "interrupted": "KILLED",
     "killed": "KILLED",
 }

@@ -7,25 +7,21 @@ data and models. What the paper has in its place stands in `paper.yaml`.
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from mergenet.config import InputError, Options, about, merge, nearest, nest, parse, read_file
+from mergenet.config import InputError, Options, about, merge, nearest, parse, read_file
 from mergenet.experiment import Experiment, Name, recipe_values
+from tune.scale import NOTHING, Changes, Scale, at_scale, shared_scale
 
 TABLES = Path(__file__).parent / "tables"
-SCALES = Path(__file__).parent / "scales"
 PAPER = Path(__file__).parent / "paper.yaml"
 
 HELD = "parameters"
 """The metric that no run measures: the numbers held in training, in millions."""
 
 Better = Literal["higher", "lower"]
-Changes = dict[str, Any]
-"""Dotted path in an experiment -> value."""
-
-NOTHING: Changes = {}
 
 
 class Arm(Options):
@@ -57,24 +53,6 @@ class Column(Options):
 
     title: str
     better: Better = "higher"
-
-
-class Scale(Options):
-    """The table on other data and models: what to lay over the experiment of every arm.
-
-    Attributes:
-        about: what it is good for, in a sentence.
-        models: of the experiment -> of this scale.
-        learners: changes of every learner that trains.
-        change: of the experiment.
-        seeds: instead of the table's.
-    """
-
-    about: str = ""
-    models: dict[str, str] = Field(default={})
-    learners: Changes = Field(default={})
-    change: Changes = Field(default={})
-    seeds: PositiveInt | None = None
 
 
 class Table(Options):
@@ -150,9 +128,7 @@ class Table(Options):
         """
         if name not in self.scales:
             raise InputError(f"--scale {name}: {self.name} has no such scale; {nearest(name, self.scales)}")
-        shared = SCALES / f"{name}.yaml"
-        values = read_file(shared) if shared.exists() else {}
-        return parse(Scale, merge(Scale, values, self.scales[name].model_dump(exclude_unset=True)))
+        return parse(Scale, merge(Scale, shared_scale(name), self.scales[name].model_dump(exclude_unset=True)))
 
 
 # --- from files --------------------------------------------------------------------------------------------------
@@ -209,18 +185,8 @@ def experiment_of(table: Table, scale_name: str, arm_name: str, overrides: Chang
         InputError: what does not fit, with the arm it is of.
     """
     scale, arm = table.scale(scale_name), table.arms[arm_name]
-    values = _changed(recipe_values(table.experiment), scale.change)
-    for learner, options in values["learners"].items():
-        if not options.get("frozen"):
-            values = _changed(values, {f"learners.{learner}.{path}": value for path, value in scale.learners.items()})
-    values = _changed(values, arm.change)
-    values = _changed(
-        values, {f"learners.{learner}.weights": f"{end}.safetensors" for learner, end in arm.trained.items()}
-    )
-    values = _changed(values, overrides)
-    for options in values["learners"].values():
-        if "model" in options:
-            options["model"] = scale.models.get(options["model"], options["model"])
+    trained = {f"learners.{learner}.weights": f"{end}.safetensors" for learner, end in arm.trained.items()}
+    values = at_scale(recipe_values(table.experiment), scale, arm.change, trained, overrides)
     with about(f"table {table.name}, arm {arm_name}"):
         return parse(Experiment, {**values, "name": f"{table.name}-{scale_name}"})
 
@@ -241,12 +207,6 @@ def _named(text: str, models: Mapping[str, str]) -> str:
     for place, model in models.items():
         text = text.replace(place, model)
     return text
-
-
-def _changed(values: dict[str, Any], changes: Changes) -> dict[str, Any]:
-    for path, value in changes.items():
-        values = merge(Experiment, values, nest(path, value))
-    return values
 
 
 def seeds_of(table: Table, scale_name: str, asked: int | None) -> Iterable[int]:

@@ -1,10 +1,14 @@
 """`mergenet models`: which models there are, and the ports of each."""
 
 import shutil
+from typing import TYPE_CHECKING
 
 import click
 
 from mergenet.config import InputError
+
+if TYPE_CHECKING:
+    from mergenet.method.ports import Port
 
 Rows = list[tuple[str, ...]]
 
@@ -54,18 +58,17 @@ def _print_published() -> None:
 def _rows_of_ports(name: str, classes: int, allow_code: bool) -> tuple[Rows, Rows]:
     """The named ports, and every other weight that can take part."""
     from mergenet.method.ports import find_port
-    from mergenet.models import find_model, names_code
+    from mergenet.models import find_model, named_ports, names_code
 
     if names_code(name) and not allow_code:
         raise InputError(f"model '{name}' is code of yours that would run here; add --allow-code to let it")
     model = find_model(name)
-    module = model.sketch(classes)
-    ports = [find_port(dict(module.named_parameters()), port, model.ports) for port in model.ports]
-    named: Rows = [(port.name, port.path, f"{port.shape[0]} x {port.shape[1]}") for port in ports]
-    taken = {f"{port.path}.weight" for port in ports} | {port.path for port in ports}
-    others: Rows = [
-        (path.removesuffix(".weight"), f"{weight.shape[0]} x {weight[0].numel()}")
-        for path, weight in module.named_parameters()
-        if weight.dim() > 1 and path not in taken
-    ]
-    return named, others
+    parameters = dict(model.sketch(classes).named_parameters())
+    ports = [find_port(parameters, port, model.ports) for port in named_ports(name)]
+    named = [port for port in ports if port.name in model.ports]
+    others = [port for port in ports if port.name not in model.ports]
+    return [(port.name, port.path, _size(port)) for port in named], [(port.name, _size(port)) for port in others]
+
+
+def _size(port: "Port") -> str:
+    return f"{port.shape[0]} x {port.shape[1]}"

@@ -9,6 +9,7 @@ import click
 if TYPE_CHECKING:
     from mergenet.training.spec import RunSpec
     from tune.ablate import Job
+    from tune.search.ledger import Trial
 
 T = TypeVar("T")
 
@@ -78,6 +79,58 @@ class ManyRuns:
         self._console.print(f"{self._ended} of {self._total}  seed {job.spec.seed}  {arms}  {how}", markup=False)
         self._progress.update(self._bar, description=f"{self._ended} of {self._total} runs")
         self.ticked(job.spec, job.ticks)
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+        self._console.print(text, markup=False)
+
+    def stop(self) -> None:
+        """No more of it, for whatever reason."""
+        self._progress.stop()
+
+
+class ManyTrials:
+    """Trials side by side: a line for each that ends, and under them, on a terminal, a bar."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("trials"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[ticks]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._done = self._total = 0
+        self._ticks: dict[str, int] = {}
+
+    def begin(self, total: int, done: int) -> None:
+        """`done` of `total` trials have ended before."""
+        self._total, self._done = total, done
+        left = total - done
+        if left > 0:
+            self._console.print(f"{left} trial{'s'[: left - 1]} to run; starting Ray")
+        self._bar = self._progress.add_task("trials", total=total, completed=done, ticks="")
+        self._progress.start()
+
+    def ticked(self, run: str, ticks: int) -> None:
+        """So many ticks of the trial that is recorded in the folder `run` are done."""
+        self._ticks[run] = ticks
+        self._progress.update(self._bar, ticks=f"{sum(self._ticks.values())} ticks")
+
+    def ended(self, trial: "Trial") -> None:
+        """A trial has ended."""
+        self._done += 1
+        values = ", ".join(f"{value:.4g}" for value in trial.values or ())
+        how = values if trial.values else f"{trial.state.upper()}: {trial.reason}"
+        point = ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in trial.point.items())
+        self._console.print(f"{self._done} of {self._total}  trial {trial.number}  {how}  {point}", markup=False)
+        self._progress.update(self._bar, completed=self._done)
 
     def say(self, text: str) -> None:
         """A line for the user."""

@@ -147,8 +147,9 @@ def taught_by(experiment: Experiment, learner: str, endings: Mapping[str, Any]) 
 def _figures(figures: Mapping[str, Any]) -> tuple[str, ...]:
     if figures["diverged_at"] is not None:
         return ("diverged", "at tick", str(figures["diverged_at"]))
-    validation, test = figures.get("validation"), figures["test"]
-    return (f"{validation['top1']:.2f}" if validation else "-", f"{test['top1']:.2f}", f"{test['top5']:.2f}")
+    validation, test = figures.get("validation", {}), figures.get("test", {})
+    cells = (validation.get("top1"), test.get("top1"), test.get("top5"))
+    return tuple("-" if cell is None else f"{cell:.2f}" for cell in cells)
 
 
 def _next_steps(spec: RunSpec, again: str) -> str:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from mergenet.config import InputError, nearest
 from mergenet.models import mobilenet, resnet
-from mergenet.models.model import Model
+from mergenet.models.model import UNLIKELY, Model
 from mergenet.models.own import code_digest, names_code, own
 from mergenet.models.published import Published, published, published_names
 
-__all__ = ["MODELS", "Model", "code_digest", "find_model", "known_ports", "names_code", "published_names"]
+__all__ = ["MODELS", "Model", "code_digest", "find_model", "known_ports", "named_ports", "names_code", "published_names"]
 
 MODELS: dict[str, Model] = {
     "resnet18": published("resnet18"),
@@ -44,6 +44,19 @@ def find_model(name: str) -> Model:
     if names_code(name):
         return own(name)
     raise InputError(f"no model '{name}'; {nearest(name, {*MODELS, *published_names()})}")
+
+
+def named_ports(name: str) -> list[str]:
+    """Every port of a model by its best name: those that people know, then each other weight that is a matrix.
+
+    Raises:
+        InputError: no such model.
+    """
+    model = find_model(name)
+    matrices = [path for path, weight in model.sketch(UNLIKELY).named_parameters() if weight.dim() > 1]
+    known = set(model.ports.values())
+    others = (path.removesuffix(".weight") for path in matrices)
+    return [*model.ports, *(path for path in others if path not in known)]
 
 
 def known_ports(weights: Mapping[str, Tensor]) -> dict[str, str]:

@@ -7,6 +7,13 @@ from typing import Any
 from mergenet.config import as_yaml
 from mergenet.experiment import Experiment, split_end
 
+READ = {
+    "end": "the test split was read once, at the end",
+    "always": "the test split was measured at every validation too and chose nothing",
+    "never": "the test split was not read",
+}
+"""How `evaluation.test` is told."""
+
 
 def write_card(
     path: Path,
@@ -102,11 +109,7 @@ def _training(experiment: Experiment, figures: Mapping[str, Any], config: Mappin
         if config["weights"] == "best"
         else "The weights are the last."
     )
-    read = (
-        "the test split was measured at every validation too and chose nothing"
-        if experiment.evaluation.test == "always"
-        else "the test split was read once, at the end"
-    )
+    read = READ[experiment.evaluation.test]
     begun = options.weights
     first = f"the weights `{Path(begun).name}`" if begun else "random weights"
     protocol = {"task": options.dump()["task"], "training": options.dump()["training"]}

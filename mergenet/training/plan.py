@@ -1,7 +1,9 @@
 """Everything about a run that can be known, and refused, before any worker starts."""
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 
 import torch
@@ -147,8 +149,7 @@ def _outline(
             return dict(find_model(options.model).sketch(origin.classes).named_parameters())
         if images is None:  # frozen
             return outline(frozen_weights(options))
-        model = find_model(options.model).sketch(images.classes)
-        _check_takes(model, images, options, workers)
+        model = _fitting_sketch(options, images, workers)
     if options.weights is not None and origin is None:
         with about(f"learners.{name}.weights"):
             read_weights(options.model, options.weights).check_fits(model)
@@ -159,17 +160,28 @@ def _outline(
     return dict(model.named_parameters())
 
 
-def _check_takes(model: nn.Module, images: Images, options: LearnerOptions, workers: int) -> None:
-    """A part of a batch goes through without memory; a user's own model may want values, and is taken at its word."""
+def _fitting_sketch(options: LearnerOptions, images: Images, workers: int) -> nn.Module:
+    """A learner's model without memory, which takes its part of a batch of such images.
+
+    A user's own model may want values, and is taken at its word; its file may change, so it is built anew.
+    """
     if names_code(options.model):
-        return
-    shape = tuple(images.train.images.shape[1:])
+        return find_model(options.model).sketch(images.classes)
     part = max(options.training.batch_size // (workers * options.training.accumulation), 1)
+    model = _known_sketch(options.model, images.classes, part, tuple(images.train.images.shape[1:]))
+    return deepcopy(model) if options.factored else model  # factoring changes it
+
+
+@lru_cache(maxsize=64)
+def _known_sketch(name: str, classes: int, part: int, shape: tuple[int, ...]) -> nn.Module:
+    """Made once: a sweep plans hundreds of runs of the same models."""
+    model = find_model(name).sketch(classes)
     try:
         model(torch.empty(part, *shape, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{options.model} does not take {part} images of {shape} at once: {reason}") from None
+        raise InputError(f"{name} does not take {part} images of {shape} at once: {reason}") from None
+    return model
 
 
 def _steps_per_epoch(name: str, experiment: Experiment, total: int, workers: int) -> int:

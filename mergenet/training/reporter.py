@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Protocol
 
@@ -22,6 +23,9 @@ class Reporter(Protocol):
     def tick(self, done: int) -> None:
         """`done` ticks are done."""
 
+    def validated(self, epoch: int, measured: Mapping[str, Mapping[str, float]]) -> None:
+        """The metrics of each learner on its validation split after so many epochs, of those that were fit for it."""
+
     def say(self, text: str) -> None:
         """One line for the user."""
 
@@ -38,6 +42,10 @@ class Silent(Reporter):
 
     @override
     def tick(self, done: int) -> None:
+        return
+
+    @override
+    def validated(self, epoch: int, measured: Mapping[str, Mapping[str, float]]) -> None:
         return
 
     @override
@@ -101,6 +109,10 @@ class Terminal(Reporter):
             rate = (done - self._from) / (self._last - self._begin)
             left = timedelta(seconds=round((self._ticks - done) / rate)) if rate else "unknown"
             self.say(f"tick {done} of {self._ticks}, {rate:.3g} ticks/s, time left {left}")
+
+    @override
+    def validated(self, epoch: int, measured: Mapping[str, Mapping[str, float]]) -> None:
+        return  # the run says its own choice of them in a line
 
     @override
     def say(self, text: str) -> None:

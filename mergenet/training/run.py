@@ -29,6 +29,10 @@ from mergenet.training.spec import RunSpec, data_of, origins_as_plain
 GUARDED_FIRST, GUARD_EVERY = 10, 100  # replicas are compared after each of the first ticks, then now and then
 
 
+class Stopped(BaseException):
+    """Raised by a reporter: no more of this run. Its record keeps the text as the reason."""
+
+
 def execute(spec: RunSpec, reporter: Reporter) -> None:
     """Trains from the newest checkpoint in the run's folder, or from the start, to the end; every rank calls it.
 
@@ -59,6 +63,8 @@ def _open_record(folder: Path) -> Record | None:
 
 def unfinished(error: BaseException) -> dict[str, Any]:
     """The result of a run that `error` ended."""
+    if isinstance(error, Stopped):
+        return {"status": "stopped", "reason": str(error)}
     if isinstance(error, KeyboardInterrupt):
         return {"status": "interrupted", "reason": "stopped by Ctrl-C or a request to terminate"}
     reason = f"{type(error).__name__}: {error}"
@@ -122,7 +128,7 @@ class _Run:
 
     def _validate(self, graph: Graph, epoch: int) -> None:
         """Figures of training since the last time, and of the held-out samples."""
-        figures = {}
+        measured: dict[str, Mapping[str, float]] = {}
         for name, learner in graph.learners.items():
             sums = learner.sums.take()
             if sums:
@@ -132,12 +138,13 @@ class _Run:
                 if self.spec.experiment.evaluation.weights == "best":
                     learner.keep_if_best(metrics, graph.done)
                 self._log(graph, name, epoch, "validation", metrics)
-                figures[name] = metrics[learner.task.selects]
+                measured[name] = metrics
         for edge in graph.edges.values():
             sums = edge.sums.take()
             means = {f"{edge.name}.{key}": sums[key] / sums["count"] for key in ("written", "moved") if sums}
             self._log(graph, edge.target.name, epoch, "train", means)
-        self._say(epoch, "validation", figures)
+        self._say(epoch, "validation", {name: one[graph.learners[name].task.selects] for name, one in measured.items()})
+        self.reporter.validated(epoch, measured)
 
     def _watch_test(self, graph: Graph, epoch: int) -> None:
         """Figures of the test split that nothing hangs on: a learner that is broken there alone goes on."""
@@ -227,7 +234,10 @@ class _Run:
             if learner.best is not None:
                 learner.take_best()
                 figures["best_tick"] = learner.best["tick"]
-            for split, samples in (("validation", learner.validation), ("test", learner.test)):
+            splits = {"validation": learner.validation, "test": learner.test}
+            if self.spec.experiment.evaluation.test == "never":
+                del splits["test"]
+            for split, samples in splits.items():
                 metrics = _measured(learner, samples, graph.done)
                 if metrics is not None:
                     figures[split] = metrics

@@ -1,0 +1,169 @@
+"""`mergenet sweep`: a search over an experiment's options, side by side."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mergenet.cli.words import own_name, read_paths
+from mergenet.config import InputError
+from mergenet.training.files import shown
+
+if TYPE_CHECKING:
+    from tune.search.plan import Room, SweepPlan
+
+
+@click.command(short_help="Searches over an experiment's options.")
+@click.argument("sweep", required=False)
+@click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
+@click.option("--trials", type=click.IntRange(min=1), help="In all.  [default: what the sweep says]")
+@click.option(
+    "--concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: as many as there is room for]"
+)
+@click.option(
+    "--workers-per-trial", "workers", type=click.IntRange(min=1), help="Processes that share each batch.  [default: 1]"
+)
+@click.option("--resume", metavar="NAME", help="Goes on with the sweep of this name, or in this folder.")
+@click.option(
+    "--confirm", type=click.IntRange(min=1), help="Then trains the best on so many fresh seeds beside no transfer."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="[default: auto]")
+@click.option("--threads", type=click.IntRange(min=1), help="torch's, of each worker.  [default: 1]")
+@click.option("--data", multiple=True, metavar="NAME=PATH", help="Where a data set lies; may be repeated.")
+@click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
+@click.option("--results", default="results", envvar="MERGENET_RESULTS", show_default=True, help="Folder of reports.")
+@click.option(
+    "--mlflow", default="auto", metavar="URI", help="Where it is mirrored to, or `off`.  [default: SQLite in --runs]"
+)
+@click.option(
+    "--silence",
+    type=click.FloatRange(min=1),
+    default=1800.0,
+    show_default=True,
+    help="Seconds without news of any trial after which it gives up.",
+)
+@click.option("--dry-run", is_flag=True, help="Says what would be searched and how it fits here, and trains nothing.")
+def sweep(
+    sweep: str | None,
+    overrides: tuple[str, ...],
+    trials: int | None,
+    concurrent: int | None,
+    workers: int | None,
+    resume: str | None,
+    confirm: int | None,
+    device: str | None,
+    threads: int | None,
+    data: tuple[str, ...],
+    runs: str,
+    results: str,
+    mlflow: str,
+    silence: float,
+    dry_run: bool,
+) -> None:
+    """Searches as SWEEP says, a sweep's name or a YAML file, with values overridden by their path.
+
+    \b
+    mergenet sweep digits-pairing
+    mergenet sweep cifar100-search --data cifar100=PATH --trials 200
+    mergenet sweep cifar100-search scale=paper sampler=random --data cifar100=PATH --dry-run
+    mergenet sweep --resume digits-pairing
+    """
+    if resume is not None:
+        _refuse_beside_resume(
+            {"a sweep": sweep, "--workers-per-trial": workers, "--threads": threads, "--device": device}
+        )
+        plan = _plan_again(resume, Path(runs), data)
+    else:
+        plan = _plan(sweep, overrides, device or "auto", workers or 1, threads or 1, data, Path(runs))
+    if trials is not None:
+        plan = plan.with_trials(trials)
+    room = _room(plan, concurrent)
+    if dry_run:
+        from mergenet.cli.show_sweep import print_sweep
+
+        print_sweep(plan, room)
+        return
+    _run(plan, room, resume is not None, silence, mlflow)
+    _report(plan, confirm, Path(results), mlflow)
+
+
+def _refuse_beside_resume(given: dict[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"--resume goes on with the sweep as it began; leave {name} out")
+
+
+def _plan_again(named: str, runs: Path, data: tuple[str, ...]) -> "SweepPlan":
+    from tune.search.begin import plan_again
+    from tune.search.ledger import find_log, read_log
+
+    return plan_again(read_log(find_log(runs, named)), read_paths(data))
+
+
+def _plan(
+    named: str | None,
+    overrides: tuple[str, ...],
+    device: str,
+    workers: int,
+    threads: int,
+    data: tuple[str, ...],
+    runs: Path,
+) -> "SweepPlan":
+    from mergenet.jobs import resolve_device
+    from tune.search.plan import Setting, plan_sweep
+    from tune.search.sweep import load_sweep, sweeps
+
+    if named is None:
+        raise InputError(f"sweep: name a sweep ({', '.join(sweeps())}), a YAML file, or --resume NAME")
+    chosen = load_sweep(named, overrides)
+    return plan_sweep(
+        chosen, chosen.values(), Setting(resolve_device(device), workers, threads), read_paths(data), runs
+    )
+
+
+def _room(plan: "SweepPlan", concurrent: int | None) -> "Room":
+    from cluster.session import available
+    from tune.search.plan import room_for
+
+    return room_for(plan.setting, available(plan.setting.device), concurrent)
+
+
+# --- running it --------------------------------------------------------------------------------------------------
+
+
+def _run(plan: "SweepPlan", room: "Room", resume: bool, silence: float, mlflow: str) -> None:
+    """Runs what is missing; a sweep that has all of its trials runs none."""
+    from mergenet.cli.progress import ManyTrials
+    from tune.search.begin import open_ledger
+    from tune.search.run import Stuck, run_sweep
+    from tune.search.watch import Patience
+
+    ledger = open_ledger(plan, resume)
+    teller = ManyTrials()
+    again = shlex.join([*own_name(), "sweep", "--resume", shown(plan.folder)])
+    try:
+        patience = Patience(plan.sweep.budget.trials, plan.sweep.budget.hours, silence)
+        run_sweep(plan, ledger, room, patience, teller, lambda trial: None)
+    except KeyboardInterrupt:
+        raise Ended(f"interrupted; nothing is lost, go on with: {again}", 130) from None
+    except Stuck as stuck:
+        raise Ended(f"{stuck}; nothing is lost, go on with: {again}", 1) from None
+    finally:
+        ledger.close()
+
+
+class Ended(click.ClickException):
+    """A sweep that stopped before its end: why, and how to go on."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+
+def _report(plan: "SweepPlan", confirm: int | None, results: Path, mlflow: str) -> None:
+    from tune.search.ledger import read_log
+
+    log = read_log(plan.folder)
+    for trial in log.trials():
+        print(trial.number, trial.state, trial.values, trial.point, trial.reason)

@@ -1,0 +1,156 @@
+"""A sweep driven to its end: Tune runs the trials, the ledger is what remains."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+
+from cluster.session import session
+from mergenet.config import InputError, parse
+from mergenet.experiment import Experiment
+from mergenet.training.record import Record
+from tune.search.ledger import Ledger, Trial, trials_of
+from tune.search.memory import Memory
+from tune.search.plan import Room, Setting, SweepPlan
+from tune.search.searcher import Halving, Rungs, Search
+from tune.search.sweep import Asha
+from tune.search.trial import work
+from tune.search.watch import Patience, Teller, Watch
+
+MAX_FAILURES = 3
+"""How often a trial goes on from its checkpoint when its worker dies."""
+
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nobody reads Tune's own snapshots
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def run_sweep(
+    plan: SweepPlan, ledger: Ledger, room: Room, patience: Patience, teller: Teller, told: Callable[[Trial], None]
+) -> None:
+    """Runs the trials that a sweep lacks, until all are there, the space is exhausted, or the hours are over.
+
+    Args:
+        told: called with every trial that has ended, after it was noted.
+
+    Raises:
+        Stuck: nothing moved any more.
+        KeyboardInterrupt: the user wants no more.
+    """
+    begun = trials_of(ledger.events)
+    over = [trial for trial in begun if trial.state != "running"]
+    teller.begin(patience.trials, len(over))
+    left = max(patience.trials - len(over), len(begun) - len(over))
+    if not left:
+        return
+
+    def both(trial: Trial) -> None:
+        _note_in_record(plan, trial)
+        teller.ended(trial)
+        told(trial)
+
+    try:
+        with (
+            session(dashboard=plan.setting.workers > 1),
+            _environment(QUIET),
+            TemporaryDirectory(prefix="mergenet-tune-", ignore_cleanup_errors=True) as aside,
+        ):
+            _tune(plan, ledger, room, patience, teller, both, left, aside)
+    finally:
+        teller.stop()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables that the user has not set, set inside."""
+    fresh = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(fresh)
+    try:
+        yield
+    finally:
+        for name in fresh:
+            os.environ.pop(name, None)
+
+
+def _note_in_record(plan: SweepPlan, trial: Trial) -> None:
+    """A worker that was ended in the middle of a trial could not say so in the run's record."""
+    folder = plan.folder.parent / trial.run
+    if trial.state != "stopped" or not folder.exists():
+        return
+    try:
+        record = Record(folder)
+    except InputError:  # it is about to say so itself
+        return
+    if not record.has_result():
+        record.finish({"status": "stopped", "reason": trial.reason})
+    record.close()
+
+
+class Stuck(RuntimeError):
+    """Nothing moved any more; the text is one line that says what is known of it."""
+
+
+def _tune(
+    plan: SweepPlan,
+    ledger: Ledger,
+    room: Room,
+    patience: Patience,
+    teller: Teller,
+    told: Callable[[Trial], None],
+    left: int,
+    aside: str,
+) -> None:
+    from ray import tune
+    from ray.util.queue import Queue
+
+    scheduler = _scheduler(plan, ledger)
+    memory = Memory(plan.sweep, plan.space, ledger.events)
+    search = Search(plan, ledger, memory, scheduler, told, teller.say)
+    news = Queue(actor_options={"num_cpus": 0})
+    watch = Watch(news, patience, teller)
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(work, news=news), _resources(plan.setting, room)),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=scheduler,
+            num_samples=left,
+            max_concurrent_trials=room.trials,
+            reuse_actors=plan.setting.workers == 1,
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=aside,
+            stop=watch,
+            callbacks=[watch],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    tuner.fit()
+    if watch.stuck is not None:
+        raise Stuck(watch.stuck)
+    if search.over < left and not (search.exhausted or watch.late):
+        raise KeyboardInterrupt  # which Tune answers by ending well
+
+
+def _resources(setting: Setting, room: Room) -> dict[str, float]:
+    """What Tune holds for a trial. One of several workers holds next to nothing: its workers ask for their own."""
+    if setting.workers > 1:
+        return {"memory": 2**20}
+    return {"GPU": room.gpu} if setting.device == "cuda" else {"CPU": setting.threads}
+
+
+def _scheduler(plan: SweepPlan, ledger: Ledger) -> Rungs:
+    options = plan.sweep.scheduler
+    if not isinstance(options, Asha):
+        return Rungs()
+    experiment = parse(Experiment, plan.values)
+    measured = plan.sweep.measured
+    assert measured is not None, "a sweep has an objective that is measured"
+    epochs = experiment.learners[experiment.clock].training.epochs
+    halving = Halving(options, plan.sweep.objectives[measured], epochs)
+    halving.live_through([trial for trial in trials_of(ledger.events) if trial.state != "running"])
+    return halving

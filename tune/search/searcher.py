@@ -1,0 +1,213 @@
+"""The sweep as Ray Tune asks for it: which trial comes next, and what is noted when one has ended."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+from optuna.trial import Trial as Draw
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from typing_extensions import override
+
+from mergenet.config import InputError
+from mergenet.training.files import read_metrics, read_result
+from tune.search.ledger import Ledger, Trial, asked, ended, refused, trials_of
+from tune.search.memory import Memory
+from tune.search.plan import SweepPlan
+from tune.search.sweep import COST, Asha
+from tune.search.trial import EPOCH, REASON, STATE, VALUE, Task
+
+TRIES = 200
+"""Draws for one trial. A space in which so many in a row are of no use has no more to give."""
+
+
+class Search(Searcher):
+    """Draws trials that can run and are new, notes them in the ledger before they begin, and again when they end.
+
+    Not Ray's `OptunaSearch`: that one tells a stopped trial as complete, takes no finished trials back where options
+    have parts, and lives by Tune's snapshots, which are older than what has happened. This one lives by the ledger.
+
+    Args:
+        scheduler: knows which trials it stopped.
+        told: called with every trial that has ended.
+
+    Attributes:
+        over: how many have ended.
+        exhausted: no new point is found any more.
+    """
+
+    def __init__(
+        self,
+        plan: SweepPlan,
+        ledger: Ledger,
+        memory: Memory,
+        scheduler: "Rungs",
+        told: Callable[[Trial], None],
+        say: Callable[[str], None],
+    ) -> None:
+        super().__init__()
+        self._plan = plan
+        self._ledger = ledger
+        self._memory = memory
+        self._scheduler = scheduler
+        self._told = told
+        self._say = say
+        begun = trials_of(ledger.events)  # those that have not ended come first
+        self._pending = [trial for trial in begun if trial.state == "running"]
+        self._next = len(begun)
+        self._runs = {trial.run: trial.number for trial in begun}
+        self._live: dict[str, Trial] = {}
+        self.over = 0
+        self.exhausted = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher for a snapshot that nobody reads."""
+        return {}
+
+    @override
+    def suggest(self, trial_id: str) -> Any:
+        trial = self._pending.pop(0) if self._pending else self._new()
+        if trial is None:
+            return Searcher.FINISHED
+        self._live[trial_id] = trial
+        spec, _ = self._plan.trial(trial.point)
+        measured = self._plan.sweep.measured
+        assert measured is not None, "a sweep has an objective that is measured"
+        return Task(spec, self._plan.setting.workers, measured).as_plain()
+
+    def _new(self) -> Trial | None:
+        """The next trial, noted; None where nothing new is found."""
+        for _ in range(TRIES):
+            draw, point = self._memory.draw()
+            trial, reason = self._tried(point)
+            if trial is not None:
+                self._ledger.note(asked(trial))
+                return self._begin(draw, trial)
+            self._ledger.note(refused(point, reason))
+            self._memory.refuse(draw)
+        self.exhausted = True
+        self._say(f"no new point among {TRIES} drawn: the space has no more to give")
+        return None
+
+    def _begin(self, draw: Draw, trial: Trial) -> Trial:
+        self._memory.begin(trial.number, draw)
+        self._runs[trial.run] = trial.number
+        self._next += 1
+        return trial
+
+    def _tried(self, point: Mapping[str, Any]) -> tuple[Trial | None, str]:
+        """The trial that a point would be, or why it is none."""
+        if not self._plan.meets(point):
+            return None, "these ports cannot be joined"
+        try:
+            spec, _ = self._plan.trial(point)
+        except InputError as error:
+            return None, str(error)
+        run = spec.folder.name
+        if run in self._runs:
+            return None, f"the same as trial {self._runs[run]}"
+        return Trial(self._next, point, self._plan.space.changes(point), run), ""
+
+    @override
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        return
+
+    @override
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        trial = self._live.pop(trial_id)
+        if result is not None and STATE in result:
+            state, reason = result[STATE], result[REASON]
+        elif error:
+            state, reason = "failed", "its worker died, and so did those that took over"
+        elif trial_id in self._scheduler.stopped:
+            state, reason = "stopped", f"by the scheduler, at epoch {self._scheduler.stopped[trial_id]}"
+        else:
+            return  # the sweep was stopped, and goes on with this trial
+        over = self._outcome(replace(trial, state=state, reason=reason))
+        self._ledger.note(ended(over))
+        self._memory.tell(over)
+        self.over += 1
+        self._told(over)
+
+    def _outcome(self, trial: Trial) -> Trial:
+        """The trial with what its record says."""
+        spec, plan = self._plan.trial(trial.point)
+        measured = self._plan.sweep.measured
+        assert measured is not None, "a sweep has an objective that is measured"
+        curve = curve_of(read_metrics(spec.folder), measured)
+        result = read_result(spec.folder)
+        if trial.state != "finished" or result is None:
+            return replace(trial, curve=curve)
+        costs = [transfer.adapter_parameters for transfer in _enabled(spec, plan).values()]
+        values = tuple(
+            float(sum(costs)) if objective == COST else final_of(result, objective)
+            for objective in self._plan.sweep.objectives
+        )
+        return replace(trial, values=values, curve=curve, seconds=result["seconds"])
+
+    @override
+    def save(self, checkpoint_path: str) -> None:
+        return  # the ledger has it
+
+    @override
+    def restore(self, checkpoint_path: str) -> None:
+        return
+
+
+def _enabled(spec: Any, plan: Any) -> dict[str, Any]:
+    return {name: plan.transfers[name] for name in spec.experiment.enabled_transfers()}
+
+
+def curve_of(metrics: list[dict[str, Any]], measured: str) -> tuple[tuple[float, float], ...]:
+    """(epoch, figure) of `learner.metric` on the validation split."""
+    learner, _, metric = measured.partition(".")
+    return tuple(
+        (line["epoch"], line["value"])
+        for line in metrics
+        if (line["learner"], line["metric"], line["split"]) == (learner, metric, "validation")
+        and line["value"] is not None
+    )
+
+
+def final_of(result: Mapping[str, Any], objective: str) -> float:
+    """The validation figure `learner.metric` of the weights that a run ended with."""
+    learner, _, metric = objective.partition(".")
+    return float(result["learners"][learner]["validation"][metric])
+
+
+# --- stopping early ------------------------------------------------------------------------------------------------
+
+
+class Rungs(FIFOScheduler):
+    """Tune's own scheduler for trials that all run to their end; keeps which were stopped: none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped: dict[str, int] = {}
+
+
+class Halving(ASHAScheduler, Rungs):
+    """Tune's asynchronous successive halving over the trials' own epochs, which keeps whom it stopped."""
+
+    def __init__(self, options: Asha, better: str, epochs: int) -> None:
+        mode = "max" if better == "higher" else "min"
+        super().__init__(
+            EPOCH, VALUE, mode, max_t=epochs, grace_period=min(options.grace, epochs), reduction_factor=options.factor
+        )
+        self.stopped = {}
+
+    @override
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        action = super().on_trial_result(tune_controller, trial, result)
+        if action == TrialScheduler.STOP and STATE not in result:
+            self.stopped[trial.trial_id] = result[EPOCH]
+        return action
+
+    def live_through(self, trials: list[Trial]) -> None:
+        """Takes the figures of earlier trials for its rungs."""
+        for trial in trials:
+            stand_in = SimpleNamespace(trial_id=f"earlier-{trial.number}")
+            self.on_trial_add(None, stand_in)
+            for epoch, value in trial.curve:
+                self.on_trial_result(None, stand_in, {EPOCH: epoch, VALUE: value})

@@ -1,0 +1,126 @@
+"""A trial on a worker: a run like any other, whose figures go to Tune as they come."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from cluster.side_by_side import Ticks
+from mergenet.config import InputError
+from mergenet.training.files import is_being_written, read_result
+from mergenet.training.run import Stopped, execute
+from mergenet.training.spec import RunSpec
+
+EPOCH, VALUE, STATE, REASON = "epoch", "value", "state", "reason"
+"""What is reported: the trial's own epoch and its figure; with the last report how it ended, and why."""
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is given.
+
+    Attributes:
+        workers: processes that share each batch.
+        measured: `learner.metric` that Tune is told.
+    """
+
+    spec: RunSpec
+    workers: int
+    measured: str
+
+    def as_plain(self) -> dict[str, Any]:
+        """Values that travel to another process; `from_plain` reads them back."""
+        return {"spec": self.spec.as_plain(), "workers": self.workers, "measured": self.measured}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Task":
+        """The task that `as_plain` gave."""
+        return cls(RunSpec.from_plain(values["spec"]), values["workers"], values["measured"])
+
+
+def work(config: Mapping[str, Any], news: Any) -> None:
+    """What Tune runs: one process trains here, several on a trainer of Ray's that is started from here.
+
+    A run that finished before is answered from its record. A failure is reported: raised, it would be tried again.
+    """
+    from ray import tune
+
+    task = Task.from_plain(config)
+    clock = task.spec.experiment.clock
+    epochs = task.spec.experiment.learners[clock].training.epochs
+    try:
+        state, reason = _outcome(task, ToTune(task, epochs, news))
+    except StoppedByTune:
+        return
+    tune.report({EPOCH: epochs, STATE: state, REASON: reason})
+
+
+class StoppedByTune(Stopped):
+    """The scheduler wants no more of this trial."""
+
+
+class ToTune(Ticks):
+    """A reporter that gives Tune the validation figure of every epoch but the last, which comes with the end."""
+
+    def __init__(self, task: Task, epochs: int, news: Any) -> None:
+        super().__init__(news, str(task.spec.folder))
+        self._learner, _, self._metric = task.measured.partition(".")
+        self._alone = task.workers == 1
+        self._epochs = epochs
+
+    @override
+    def validated(self, epoch: int, measured: Mapping[str, Mapping[str, float]]) -> None:
+        from ray import tune
+
+        if self._learner not in measured:
+            if self._alone:
+                raise Stopped(f"{self._learner} diverged by epoch {epoch}")
+            return
+        if epoch < self._epochs:
+            try:
+                tune.report({EPOCH: epoch, VALUE: measured[self._learner][self._metric]})
+            except SystemExit:
+                raise StoppedByTune(f"by the scheduler of the sweep, at epoch {epoch}") from None
+
+
+def _outcome(task: Task, reporter: ToTune) -> tuple[str, str | None]:
+    """How the run ended, and why it did not finish."""
+    folder = task.spec.folder
+    result = read_result(folder)
+    if result is None or result["status"] != "finished":
+        try:
+            _train(task, reporter)
+        except StoppedByTune:
+            raise
+        except Stopped as stopped:
+            return "diverged", str(stopped)
+        except InputError as error:
+            return "failed", str(error)
+        except Exception as error:
+            return "failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        result = read_result(folder)
+    assert result is not None, "a run that ends well says so"
+    learner = task.measured.partition(".")[0]
+    diverged = result["learners"][learner]["diverged_at"]
+    return ("finished", None) if diverged is None else ("diverged", f"{learner} diverged at tick {diverged}")
+
+
+def _train(task: Task, reporter: ToTune) -> None:
+    _wait_for(task.spec.folder)
+    if task.workers == 1:
+        execute(task.spec, reporter)
+        return
+    from cluster.launch import launch
+
+    launch(task.spec, task.workers, reporter)
+
+
+def _wait_for(folder: Path) -> None:
+    """A worker whose driver was killed holds its record for a moment longer."""
+    end = time.monotonic() + PATIENCE_S
+    while folder.exists() and is_being_written(folder) and time.monotonic() < end:
+        time.sleep(0.2)
