@@ -7,7 +7,7 @@ data and models. What the paper has in its place stands in `paper.yaml`.
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -59,7 +59,7 @@ class Table(Options):
     """Arms x seeds x columns.
 
     Attributes:
-        experiment: name of the recipe that is changed.
+        experiment: name of the recipe, or path of the file, that is changed; or the experiment itself.
         baseline: the arm that others are compared with.
         columns: `learner.metric` -> what it is; the metric `parameters` is what the arm holds in training.
         primary: `arm learner.metric` of the comparisons that the table is made for, named before it runs; all where
@@ -72,7 +72,7 @@ class Table(Options):
 
     name: Name
     title: str
-    experiment: str
+    experiment: str | dict[str, Any]
     arms: dict[Name, Arm]
     baseline: str
     columns: dict[str, Column]
@@ -186,7 +186,8 @@ def experiment_of(table: Table, scale_name: str, arm_name: str, overrides: Chang
     """
     scale, arm = table.scale(scale_name), table.arms[arm_name]
     trained = {f"learners.{learner}.weights": f"{end}.safetensors" for learner, end in arm.trained.items()}
-    values = at_scale(recipe_values(table.experiment), scale, arm.change, trained, overrides)
+    base = table.experiment if isinstance(table.experiment, dict) else recipe_values(table.experiment)
+    values = at_scale(base, scale, arm.change, trained, overrides)
     with about(f"table {table.name}, arm {arm_name}"):
         return parse(Experiment, {**values, "name": f"{table.name}-{scale_name}"})
 

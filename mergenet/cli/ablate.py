@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mergenet.cli.tables import TableOptions, table_options
-from mergenet.cli.words import own_name
+from mergenet.cli.words import mirror_to, own_name
 from mergenet.config import InputError, nearest
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def ablate(
         print_ablation(ablation, most)
         return
     ablation.check_free(resume)
-    failed = _train(ablation, most, mlflow) if ablation.jobs else 0
+    again = [word for word in sys.argv[1:] if word != "--resume"]
+    failed = train_cells(ablation, most, mlflow, shlex.join([*own_name(), *again, "--resume"]))
     _print(options, plan)
     if failed:
         raise click.ClickException(
@@ -89,26 +90,27 @@ def _check_room(concurrent: int | None, device: str, threads: int) -> int:
     return concurrent or room
 
 
-def _train(ablation: "Ablation", most: int, mlflow: str) -> int:
+def train_cells(ablation: "Ablation", most: int, mlflow: str, again: str) -> int:
+    """Trains what is missing, mirrored; how many runs failed.
+
+    Args:
+        again: the command that goes on when it was interrupted.
+    """
     from mergenet.cli.progress import ManyRuns
-    from mergenet.jobs import tracking_uri
     from tune.ablate import train_missing
 
+    if not ablation.jobs:
+        return 0
     teller, finished = ManyRuns(), lambda job: None
-    uri = tracking_uri(mlflow, ablation.places.runs)
+    uri = mirror_to(mlflow, ablation.places.runs)
     if uri is not None:
-        from tune.store import check_uri, keep_quiet
-
-        check_uri(uri)
-        keep_quiet()
         from tune.table_mirror import TableMirror
 
         finished = TableMirror(ablation.table, ablation.places.runs, uri, teller.say).send
     try:
         return train_missing(ablation, most, teller, finished)
     except KeyboardInterrupt:
-        again = [word for word in sys.argv[1:] if word != "--resume"]
-        raise Interrupted(shlex.join([*own_name(), *again, "--resume"])) from None
+        raise Interrupted(again) from None
 
 
 class Interrupted(click.ClickException):

@@ -41,6 +41,11 @@ def print_table(texts: tuple[str, ...], figures: tuple[str, ...], rows: Iterable
     _console().print(table)
 
 
+def printed(text: str) -> None:
+    """Text as it is, however wide the terminal."""
+    _console().print(text, soft_wrap=True, markup=False)
+
+
 # --- before ------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mergenet.cli.words import own_name, read_paths
+from mergenet.cli.words import mirror_to, own_name, read_paths
 from mergenet.config import InputError
 from mergenet.training.files import shown
 
@@ -85,7 +85,9 @@ def sweep(
         print_sweep(plan, room)
         return
     _run(plan, room, resume is not None, silence, mlflow)
-    _report(plan, confirm, Path(results), mlflow)
+    _print(plan)
+    if confirm is not None:
+        _confirm(plan, confirm, Path(results), mlflow)
 
 
 def _refuse_beside_resume(given: dict[str, object]) -> None:
@@ -136,19 +138,25 @@ def _run(plan: "SweepPlan", room: "Room", resume: bool, silence: float, mlflow: 
     """Runs what is missing; a sweep that has all of its trials runs none."""
     from mergenet.cli.progress import ManyTrials
     from tune.search.begin import open_ledger
+    from tune.search.mirror import Mirror
     from tune.search.run import Stuck, run_sweep
     from tune.search.watch import Patience
 
-    ledger = open_ledger(plan, resume)
-    teller = ManyTrials()
-    again = shlex.join([*own_name(), "sweep", "--resume", shown(plan.folder)])
+    uri = mirror_to(mlflow, plan.runs)
+    ledger, teller, folder = open_ledger(plan, resume), ManyTrials(), shown(plan.folder)
+    patience = Patience(plan.sweep.budget.trials, plan.sweep.budget.hours, silence)
     try:
-        patience = Patience(plan.sweep.budget.trials, plan.sweep.budget.hours, silence)
-        run_sweep(plan, ledger, room, patience, teller, lambda trial: None)
+        with Mirror(plan.folder, uri, teller.say) as mirror:
+            run_sweep(plan, ledger, room, patience, teller, mirror.told)
     except KeyboardInterrupt:
-        raise Ended(f"interrupted; nothing is lost, go on with: {again}", 130) from None
+        raise Ended("interrupted", folder, 130) from None
     except Stuck as stuck:
-        raise Ended(f"{stuck}; nothing is lost, go on with: {again}", 1) from None
+        raise Ended(str(stuck), folder, 1) from None
+    except InputError:
+        raise
+    except Exception as error:
+        why = (str(error).strip().splitlines() or [""])[-1]
+        raise Ended(f"the sweep failed: {type(error).__name__}: {why}", folder, 1) from error
     finally:
         ledger.close()
 
@@ -156,14 +164,44 @@ def _run(plan: "SweepPlan", room: "Room", resume: bool, silence: float, mlflow: 
 class Ended(click.ClickException):
     """A sweep that stopped before its end: why, and how to go on."""
 
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.exit_code = code
+    def __init__(self, why: str, folder: str, code: int) -> None:
+        again = shlex.join([*own_name(), "sweep", "--resume", folder])
+        super().__init__(f"{why}; nothing is lost, go on with: {again}")
+        self.exit_code: int = code  # type: ignore[misc]  # declared for the class
 
 
-def _report(plan: "SweepPlan", confirm: int | None, results: Path, mlflow: str) -> None:
+# --- after it ------------------------------------------------------------------------------------------------------
+
+
+def _print(plan: "SweepPlan") -> None:
+    from tune.report.sweep import markdown
     from tune.search.ledger import read_log
 
-    log = read_log(plan.folder)
-    for trial in log.trials():
-        print(trial.number, trial.state, trial.values, trial.point, trial.reason)
+    click.echo(markdown(read_log(plan.folder)))
+    click.echo(f"\nTo keep it, with plots and a page: mergenet report {shown(plan.folder)}")
+
+
+def _confirm(plan: "SweepPlan", seeds: int, results: Path, mlflow: str) -> None:
+    """The best trial beside no transfer on seeds after the sweep's own, as a table that is rendered too."""
+    from cluster.session import available
+    from mergenet.cli.ablate import train_cells
+    from mergenet.cli.report import render_table
+    from mergenet.cli.tables import TableOptions
+    from tune.ablate import Places, find_missing
+    from tune.search.confirm import SCALE, best_of, write_confirmation
+    from tune.search.ledger import read_log
+
+    log, setting, first = read_log(plan.folder), plan.setting, plan.sweep.seed + 1
+    table = shown(write_confirmation(log, best_of(log)))
+    paths = tuple(f"{name}={path}" for name, path in plan.paths.items())
+    fresh = tuple(range(first, first + seeds))
+    options = TableOptions(table, SCALE, None, "last", paths, plan.runs, results, fresh)
+    places = Places(plan.runs, results, setting.device, setting.threads)
+    ablation = find_missing(options.plan(), places, options.shows)
+    ablation.check_free(resume=True)
+    again = shlex.join([*own_name(), "sweep", "--resume", shown(plan.folder), "--confirm", str(seeds)])
+    most = max(1, available(setting.device) // (1 if setting.device == "cuda" else setting.threads))
+    failed = train_cells(ablation, most, mlflow, again)
+    render_table(options, effect=None)
+    if failed:
+        raise click.ClickException(f"{failed} of {len(ablation.jobs)} runs failed; try again with: {again}")

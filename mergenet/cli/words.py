@@ -30,3 +30,20 @@ def own_name() -> list[str]:
         return ["python", "-m", "mergenet"]
     on_path = shutil.which(program.name)
     return [program.name if on_path and Path(on_path).samefile(program) else shown(program.absolute())]
+
+
+def mirror_to(mlflow: str, runs: Path) -> str | None:
+    """Where many runs are mirrored to, checked, with this process made ready to speak to it; None for nowhere.
+
+    Raises:
+        InputError: no such kind of store, or MLflow is asked for and not installed.
+    """
+    from mergenet.jobs import tracking_uri
+
+    uri = tracking_uri(mlflow, runs)
+    if uri is not None:
+        from tune.store import check_uri, keep_quiet
+
+        check_uri(uri)
+        keep_quiet()
+    return uri

@@ -14,7 +14,16 @@ from mergenet.models.model import UNLIKELY, Model
 from mergenet.models.own import code_digest, names_code, own
 from mergenet.models.published import Published, published, published_names
 
-__all__ = ["MODELS", "Model", "code_digest", "find_model", "known_ports", "named_ports", "names_code", "published_names"]
+__all__ = [
+    "MODELS",
+    "Model",
+    "code_digest",
+    "find_model",
+    "known_ports",
+    "named_ports",
+    "names_code",
+    "published_names",
+]
 
 MODELS: dict[str, Model] = {
     "resnet18": published("resnet18"),

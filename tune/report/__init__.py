@@ -5,9 +5,9 @@
 
 from pathlib import Path
 
-from mergenet.training.files import replacing
 from tune.report import latex, page, tidy
 from tune.report.drawing import png
+from tune.report.files import write_files
 from tune.report.markdown import markdown
 from tune.report.plots import plots_of
 from tune.results import Results
@@ -33,11 +33,4 @@ def write_report(results: Results, folder: Path) -> list[Path]:
         **{f"{name}.png": png(plot, heading) for name, plot in plots.items()},
         "index.html": page.html(results, plots, folder).encode(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    return [_write(folder / name, content) for name, content in files.items()]
-
-
-def _write(path: Path, content: bytes) -> Path:
-    with replacing(path) as aside:
-        aside.write_bytes(content)
-    return path
+    return write_files(folder, files)

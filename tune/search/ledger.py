@@ -10,6 +10,7 @@ trial lie in the record of its run, which the line names.
 import json
 import os
 import shlex
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from mergenet.config import InputError, in_line, parse
 from mergenet.training.files import lock, read_json, replacing, shown
 from tune.search.plan import Setting
+from tune.search.space import Space, make_space
 from tune.search.sweep import Sweep
 
 EVENTS, DEFINITION = "trials.jsonl", "sweep.json"
@@ -38,6 +40,7 @@ class Trial:
         reason: why it did not finish.
         curve: (epoch, the measured objective on the validation split), in their order.
         seconds: of training; None unless it finished.
+        began, over: seconds since 1970.
     """
 
     number: int
@@ -49,6 +52,8 @@ class Trial:
     reason: str | None = None
     curve: tuple[tuple[float, float], ...] = ()
     seconds: float | None = None
+    began: float | None = None
+    over: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,19 @@ class Log:
     events: tuple[Event, ...]
 
     @property
+    def space(self) -> Space:
+        """What was searched."""
+        return make_space(self.values, self.sweep.space, list)
+
+    @property
     def runs(self) -> Path:
         """The folder of all records."""
         return self.folder.parents[1]
+
+    @property
+    def label(self) -> str:
+        """Its name with the hash that tells it from others of that name."""
+        return f"{self.sweep.name}-{self.folder.name.removeprefix('sweep-')}"
 
     def record(self, trial: Trial) -> Path:
         """The folder of a trial's run."""
@@ -102,19 +117,23 @@ def trials_of(events: Iterable[Event]) -> list[Trial]:
     trials: dict[int, Trial] = {}
     for event in events:
         if event["event"] == "asked":
-            trials[event["trial"]] = Trial(event["trial"], event["point"], event["changes"], event["run"])
+            trials[event["trial"]] = Trial(
+                event["trial"], event["point"], event["changes"], event["run"], began=event["at"]
+            )
         elif event["event"] == "ended":
-            trials[event["trial"]] = replace(trials[event["trial"]], **_ending(event))
+            trials[event["trial"]] = replace(trials[event["trial"]], **ending(event))
     return [trials[number] for number in sorted(trials)]
 
 
-def _ending(event: Event) -> dict[str, Any]:
+def ending(event: Event) -> dict[str, Any]:
+    """What the event of a trial that has ended says, by the names of `Trial`."""
     return {
         "state": event["state"],
         "values": None if event["values"] is None else tuple(event["values"]),
         "reason": event["reason"],
         "curve": tuple((epoch, value) for epoch, value in event["curve"]),
         "seconds": event["seconds"],
+        "over": event["at"],
     }
 
 
@@ -172,7 +191,8 @@ class Ledger:
         return read_json(self.folder / DEFINITION)
 
     def note(self, event: Event) -> None:
-        """Adds an event, and returns when it is on disk."""
+        """Adds an event with its time, and returns when it is on disk."""
+        event = {**event, "at": round(time.time(), 3)}
         self._file.write(json.dumps(event, allow_nan=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -9,15 +9,17 @@ from collections.abc import Iterable
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, BruteForceSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 from optuna.trial import Trial as Draw
-from optuna.trial import TrialState
 from typing_extensions import override
 
 from mergenet import randomness
-from tune.search.ledger import Event, Trial
+from tune.search.ledger import Event, Trial, ending
 from tune.search.space import Point, Space
-from tune.search.sweep import Exhaustive, Nsga2, Qmc, Random, Sweep, Tpe
+from tune.search.sweep import Exhaustive, Floats, Ints, Nsga2, Qmc, Random, Sweep, Tpe, Values, label_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -28,8 +30,7 @@ class Memory:
     def __init__(self, sweep: Sweep, space: Space, events: Iterable[Event] = ()) -> None:
         self._sweep = sweep
         self._space = space
-        directions = ["maximize" if better == "higher" else "minimize" for better in sweep.objectives.values()]
-        self._study = optuna.create_study(directions=directions)
+        self._study = optuna.create_study(directions=directions_of(sweep))
         self._drawn = 0
         self._running: dict[int, Draw] = {}
         for event in events:
@@ -37,7 +38,7 @@ class Memory:
 
     def _live_through(self, event: Event) -> None:
         if event["event"] == "ended":
-            self.tell(_ended(event))
+            self.tell(Trial(event["trial"], {}, {}, "", **ending(event)))
             return
         draw, _ = self._draw(event["point"])
         if event["event"] == "refused":
@@ -74,26 +75,58 @@ class Memory:
         To Optuna a trial that was stopped is pruned at its last figure, and one that diverged is pruned without any:
         worse than all others. One that failed tells nothing of its point.
         """
-        draw = self._running.pop(trial.number)
-        if trial.state == "finished" and trial.values is not None:
-            self._study.tell(draw, list(trial.values))
-        elif trial.state == "failed" or len(self._sweep.objectives) > 1:  # Optuna prunes by one objective alone
-            self._study.tell(draw, state=TrialState.FAIL)
-        else:
-            for epoch, value in trial.curve if trial.state == "stopped" else ():
-                draw.report(value, int(epoch))
-            self._study.tell(draw, state=TrialState.PRUNED)
-
-    @property
-    def study(self) -> optuna.Study:
-        """The study as it stands."""
-        return self._study
+        draw, state = self._running.pop(trial.number), state_of(self._sweep, trial)
+        if state is TrialState.COMPLETE:
+            self._study.tell(draw, list(trial.values or ()))
+            return
+        for epoch, value in reported(self._sweep, trial).items():
+            draw.report(value, epoch)
+        self._study.tell(draw, state=state)
 
 
-def _ended(event: Event) -> Trial:
-    values = None if event["values"] is None else tuple(event["values"])
-    curve = tuple((epoch, value) for epoch, value in event["curve"])
-    return Trial(event["trial"], {}, {}, "", event["state"], values, event["reason"], curve)
+# --- as Optuna has it ----------------------------------------------------------------------------------------------
+
+
+def directions_of(sweep: Sweep) -> list[StudyDirection]:
+    """Which way each objective is better."""
+    ways = {"higher": StudyDirection.MAXIMIZE, "lower": StudyDirection.MINIMIZE}
+    return [ways[better] for better in sweep.objectives.values()]
+
+
+def state_of(sweep: Sweep, trial: Trial) -> TrialState:
+    """What a trial that has ended is to Optuna, which prunes by one objective alone."""
+    if trial.state == "finished":
+        return TrialState.COMPLETE
+    return TrialState.FAIL if trial.state == "failed" or len(sweep.objectives) > 1 else TrialState.PRUNED
+
+
+def reported(sweep: Sweep, trial: Trial) -> dict[int, float]:
+    """Epoch -> figure of a trial that was stopped; of one that diverged none counts."""
+    known = trial.state == "stopped" and len(sweep.objectives) == 1
+    return {int(epoch): value for epoch, value in trial.curve} if known else {}
+
+
+def frozen(sweep: Sweep, space: Space, trial: Trial) -> FrozenTrial:
+    """A trial that has ended, as a study takes it up."""
+    return optuna.trial.create_trial(
+        state=state_of(sweep, trial),
+        values=trial.values,
+        params=dict(trial.point),
+        distributions={path: distribution_of(space.dimensions[path]) for path in trial.point},
+        user_attrs={"trial": trial.number, "state": trial.state, "run": trial.run, "reason": trial.reason},
+        intermediate_values=reported(sweep, trial),
+    )
+
+
+def distribution_of(dimension: Ints | Floats | Values) -> BaseDistribution:
+    """What Optuna draws it from."""
+    match dimension:
+        case Ints(low=low, high=high, step=step, log=log):
+            return IntDistribution(low, high, log=log, step=step)
+        case Floats(low=low, high=high, log=log):
+            return FloatDistribution(low, high, log=log)
+        case Values(of=values):
+            return CategoricalDistribution([label_of(value) for value in values])
 
 
 def _sampler(sweep: Sweep, drawn: int) -> BaseSampler:

@@ -51,7 +51,9 @@ class SweepPlan:
     """A checked sweep.
 
     Attributes:
+        sweep: with its patterns of ports written out.
         values: plain, of the experiment that its points are laid over.
+        space: without ports that meet no other.
         paths: of its data sets.
         runs: folder of all records.
         pairings: transfer -> its ends, where they are searched.
@@ -123,7 +125,8 @@ def plan_sweep(
         _check_objectives(sweep, experiment)
         located = locate_data([experiment], paths)
         space = make_space(values, sweep.space, lambda: _ports_of(experiment))
-        plan = SweepPlan(sweep, setting, values, space, located, data_of(experiment, located), runs, {})
+        written = sweep.model_copy(update={"space": dict(space.dimensions)})
+        plan = SweepPlan(written, setting, values, space, located, data_of(experiment, located), runs, {})
         for transfer in space.transfers():
             plan = _paired(plan, transfer)
         if not plan.pairings:

@@ -12,7 +12,7 @@ from mergenet.training.record import Record
 from tune.search.ledger import Ledger, Trial, trials_of
 from tune.search.memory import Memory
 from tune.search.plan import Room, Setting, SweepPlan
-from tune.search.searcher import Halving, Rungs, Search
+from tune.search.searcher import Halving, Search
 from tune.search.sweep import Asha
 from tune.search.trial import work
 from tune.search.watch import Patience, Teller, Watch
@@ -23,7 +23,9 @@ MAX_FAILURES = 3
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nobody reads Tune's own snapshots
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # how a trial ended is reported without a figure
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for a stopped trial to close its record before its worker takes another
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
@@ -54,8 +56,8 @@ def run_sweep(
 
     try:
         with (
-            session(dashboard=plan.setting.workers > 1),
             _environment(QUIET),
+            session(dashboard=plan.setting.workers > 1),
             TemporaryDirectory(prefix="mergenet-tune-", ignore_cleanup_errors=True) as aside,
         ):
             _tune(plan, ledger, room, patience, teller, both, left, aside)
@@ -106,16 +108,16 @@ def _tune(
     from ray import tune
     from ray.util.queue import Queue
 
-    scheduler = _scheduler(plan, ledger)
+    halving = _halving(plan, ledger)
     memory = Memory(plan.sweep, plan.space, ledger.events)
-    search = Search(plan, ledger, memory, scheduler, told, teller.say)
+    search = Search(plan, ledger, memory, halving.stopped if halving else {}, told, teller.say)
     news = Queue(actor_options={"num_cpus": 0})
     watch = Watch(news, patience, teller)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(work, news=news), _resources(plan.setting, room)),
         tune_config=tune.TuneConfig(
             search_alg=search,
-            scheduler=scheduler,
+            scheduler=halving,
             num_samples=left,
             max_concurrent_trials=room.trials,
             reuse_actors=plan.setting.workers == 1,
@@ -143,10 +145,10 @@ def _resources(setting: Setting, room: Room) -> dict[str, float]:
     return {"GPU": room.gpu} if setting.device == "cuda" else {"CPU": setting.threads}
 
 
-def _scheduler(plan: SweepPlan, ledger: Ledger) -> Rungs:
+def _halving(plan: SweepPlan, ledger: Ledger) -> Halving | None:
     options = plan.sweep.scheduler
     if not isinstance(options, Asha):
-        return Rungs()
+        return None
     experiment = parse(Experiment, plan.values)
     measured = plan.sweep.measured
     assert measured is not None, "a sweep has an objective that is measured"

@@ -1,12 +1,12 @@
 """The sweep as Ray Tune asks for it: which trial comes next, and what is noted when one has ended."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from optuna.trial import Trial as Draw
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from typing_extensions import override
 
@@ -29,7 +29,7 @@ class Search(Searcher):
     have parts, and lives by Tune's snapshots, which are older than what has happened. This one lives by the ledger.
 
     Args:
-        scheduler: knows which trials it stopped.
+        stopped: Tune's name of a trial that the scheduler stopped -> at which epoch; it grows.
         told: called with every trial that has ended.
 
     Attributes:
@@ -42,7 +42,7 @@ class Search(Searcher):
         plan: SweepPlan,
         ledger: Ledger,
         memory: Memory,
-        scheduler: "Rungs",
+        stopped: Mapping[str, int],
         told: Callable[[Trial], None],
         say: Callable[[str], None],
     ) -> None:
@@ -50,7 +50,7 @@ class Search(Searcher):
         self._plan = plan
         self._ledger = ledger
         self._memory = memory
-        self._scheduler = scheduler
+        self._stopped = stopped
         self._told = told
         self._say = say
         begun = trials_of(ledger.events)  # those that have not ended come first
@@ -74,7 +74,7 @@ class Search(Searcher):
         spec, _ = self._plan.trial(trial.point)
         measured = self._plan.sweep.measured
         assert measured is not None, "a sweep has an objective that is measured"
-        return Task(spec, self._plan.setting.workers, measured).as_plain()
+        return Task(spec, self._plan.setting.workers, measured).as_config()
 
     def _new(self) -> Trial | None:
         """The next trial, noted; None where nothing new is found."""
@@ -120,8 +120,8 @@ class Search(Searcher):
             state, reason = result[STATE], result[REASON]
         elif error:
             state, reason = "failed", "its worker died, and so did those that took over"
-        elif trial_id in self._scheduler.stopped:
-            state, reason = "stopped", f"by the scheduler, at epoch {self._scheduler.stopped[trial_id]}"
+        elif trial_id in self._stopped:
+            state, reason = "stopped", f"by the scheduler, at epoch {self._stopped[trial_id]}"
         else:
             return  # the sweep was stopped, and goes on with this trial
         over = self._outcome(replace(trial, state=state, reason=reason))
@@ -139,9 +139,9 @@ class Search(Searcher):
         result = read_result(spec.folder)
         if trial.state != "finished" or result is None:
             return replace(trial, curve=curve)
-        costs = [transfer.adapter_parameters for transfer in _enabled(spec, plan).values()]
+        cost = sum(plan.transfers[name].adapter_parameters for name in spec.experiment.enabled_transfers())
         values = tuple(
-            float(sum(costs)) if objective == COST else final_of(result, objective)
+            float(cost) if objective == COST else final_of(result, objective)
             for objective in self._plan.sweep.objectives
         )
         return replace(trial, values=values, curve=curve, seconds=result["seconds"])
@@ -153,10 +153,6 @@ class Search(Searcher):
     @override
     def restore(self, checkpoint_path: str) -> None:
         return
-
-
-def _enabled(spec: Any, plan: Any) -> dict[str, Any]:
-    return {name: plan.transfers[name] for name in spec.experiment.enabled_transfers()}
 
 
 def curve_of(metrics: list[dict[str, Any]], measured: str) -> tuple[tuple[float, float], ...]:
@@ -179,32 +175,23 @@ def final_of(result: Mapping[str, Any], objective: str) -> float:
 # --- stopping early ------------------------------------------------------------------------------------------------
 
 
-class Rungs(FIFOScheduler):
-    """Tune's own scheduler for trials that all run to their end; keeps which were stopped: none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stopped: dict[str, int] = {}
-
-
-class Halving(ASHAScheduler, Rungs):
-    """Tune's asynchronous successive halving over the trials' own epochs, which keeps whom it stopped."""
+class Halving(ASHAScheduler):
+    """Tune's asynchronous successive halving over the trials' own epochs; `stopped` has whom it stopped, and when."""
 
     def __init__(self, options: Asha, better: str, epochs: int) -> None:
         mode = "max" if better == "higher" else "min"
-        super().__init__(
-            EPOCH, VALUE, mode, max_t=epochs, grace_period=min(options.grace, epochs), reduction_factor=options.factor
-        )
-        self.stopped = {}
+        grace = min(options.grace, epochs)
+        super().__init__(EPOCH, VALUE, mode, max_t=epochs, grace_period=grace, reduction_factor=options.factor)
+        self.stopped: dict[str, int] = {}
 
     @override
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        action = super().on_trial_result(tune_controller, trial, result)
+        action = str(super().on_trial_result(tune_controller, trial, result))
         if action == TrialScheduler.STOP and STATE not in result:
             self.stopped[trial.trial_id] = result[EPOCH]
         return action
 
-    def live_through(self, trials: list[Trial]) -> None:
+    def live_through(self, trials: Iterable[Trial]) -> None:
         """Takes the figures of earlier trials for its rungs."""
         for trial in trials:
             stand_in = SimpleNamespace(trial_id=f"earlier-{trial.number}")

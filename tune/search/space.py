@@ -199,5 +199,6 @@ def _check_option(path: str, choice: str, option: str, values: Mapping[str, Any]
     taken = _key_of(_get(values, choice))
     if taken is not None and taken != option:
         raise InputError(
-            f"space.{path}: the experiment takes '{taken}' at {choice}; add {choice} to the space, or set it to {option}"
+            f"space.{path}: the experiment takes '{taken}' at {choice}; "
+            f"add {choice} to the space, or set it to {option}"
         )

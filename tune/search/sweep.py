@@ -234,6 +234,12 @@ def sweeps() -> list[str]:
     return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
+def holds_sweep(named: str) -> bool:
+    """Whether this is the path of a file that says what a sweep is: it has a space."""
+    path = Path(named)
+    return path.is_file() and "space" in read_file(path)
+
+
 def load_sweep(what: str, overrides: Iterable[str] = ()) -> Sweep:
     """A sweep by its name, or by the path of its YAML file, with overrides laid over it.
 
@@ -260,6 +266,8 @@ def _overridden(values: dict[str, Any], text: str) -> dict[str, Any]:
     first, _, rest = path.partition(".")
     if first in ("space", "change") and rest:  # their keys are paths themselves
         return {**values, first: {**(values.get(first) or {}), rest: _at(nested, path)}}
+    if text.startswith("objectives="):  # which are sought is said whole
+        return {**values, **nested}
     if first in Sweep.model_fields and first != "name":
         laid: dict[str, Any] = merge(Sweep, values, nested)
         return laid

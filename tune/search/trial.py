@@ -1,5 +1,7 @@
 """A trial on a worker: a run like any other, whose figures go to Tune as they come."""
 
+import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,30 +34,32 @@ class Task:
     workers: int
     measured: str
 
-    def as_plain(self) -> dict[str, Any]:
-        """Values that travel to another process; `from_plain` reads them back."""
-        return {"spec": self.spec.as_plain(), "workers": self.workers, "measured": self.measured}
+    def as_config(self) -> dict[str, str]:
+        """As Tune hands it to a worker: one text, for Tune repeats every entry with every report."""
+        plain = {"spec": self.spec.as_plain(), "workers": self.workers, "measured": self.measured}
+        return {"task": json.dumps(plain)}
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> "Task":
-        """The task that `as_plain` gave."""
-        return cls(RunSpec.from_plain(values["spec"]), values["workers"], values["measured"])
+    def from_config(cls, config: Mapping[str, str]) -> "Task":
+        """The task that `as_config` gave."""
+        plain = json.loads(config["task"])
+        return cls(RunSpec.from_plain(plain["spec"]), plain["workers"], plain["measured"])
 
 
-def work(config: Mapping[str, Any], news: Any) -> None:
+def work(config: Mapping[str, str], news: Any) -> None:
     """What Tune runs: one process trains here, several on a trainer of Ray's that is started from here.
 
     A run that finished before is answered from its record. A failure is reported: raised, it would be tried again.
     """
     from ray import tune
 
-    task = Task.from_plain(config)
+    task = Task.from_config(config)
     clock = task.spec.experiment.clock
     epochs = task.spec.experiment.learners[clock].training.epochs
     try:
         state, reason = _outcome(task, ToTune(task, epochs, news))
     except StoppedByTune:
-        return
+        sys.exit(0)  # Tune's word for a trial that has heard it; one that returns would wait to be asked again
     tune.report({EPOCH: epochs, STATE: state, REASON: reason})
 
 
