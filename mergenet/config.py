@@ -7,6 +7,7 @@ and only then validated whole by `parse`, so that an error names the path the us
 import difflib
 import hashlib
 import json
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -326,6 +327,10 @@ def as_yaml(values: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
+UNPRINTED = "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]"
+"""What YAML takes for the end of a line, or does not take, and JSON leaves as it is."""
+
+
 def in_line(value: Any) -> str:
     """A plain value as YAML on one line, which `read_override` reads back: words bare, all else as JSON."""
     if isinstance(value, str) and value.strip() == value and value:
@@ -334,4 +339,4 @@ def in_line(value: Any) -> str:
                 return value
         except InputError:
             pass
-    return json.dumps(value, ensure_ascii=False)
+    return re.sub(UNPRINTED, lambda mark: f"\\u{ord(mark[0]):04x}", json.dumps(value, ensure_ascii=False))

@@ -250,6 +250,11 @@ def is_screening(pairs: int, comparisons: int, level: float = LEVEL) -> bool:
     return comparisons * 2.0 ** (1 - pairs) >= level
 
 
+def fewest_pairs(comparisons: int, level: float = LEVEL) -> int:
+    """The fewest pairs that are more than screening for so many comparisons."""
+    return next(pairs for pairs in count(2) if not is_screening(pairs, comparisons, level))
+
+
 def pairs_needed(
     deviation: float, effect: float, comparisons: int = 1, power: float = 0.8, level: float = LEVEL
 ) -> int | None:
@@ -272,7 +277,7 @@ def pairs_needed(
         return None
     single = level / comparisons
     size = abs(effect) / max(deviation, abs(effect) / 100)  # 100 deviations are certain to be found; beyond is NaN
-    fewest = next(pairs for pairs in count(2) if not is_screening(pairs, comparisons, level))
+    fewest = fewest_pairs(comparisons, level)
     # A known deviation can only help, so the search starts from what the normal law asks for, a few pairs below.
     start = ((norm.isf(single / 2) + norm.ppf(power)) / size) ** 2
     for pairs in range(max(fewest, math.ceil(start)), MOST_PAIRS + 1):

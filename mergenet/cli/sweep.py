@@ -11,7 +11,7 @@ from mergenet.config import InputError
 from mergenet.training.files import shown
 
 if TYPE_CHECKING:
-    from tune.search.plan import Room, SweepPlan
+    from tune.search.plan import Room, Setting, SweepPlan
 
 
 @click.command(short_help="Searches over an experiment's options.")
@@ -73,12 +73,12 @@ def sweep(
         _refuse_beside_resume(
             {"a sweep": sweep, "--workers-per-trial": workers, "--threads": threads, "--device": device}
         )
-        plan = _plan_again(resume, Path(runs), data)
+        plan, room = _plan_again(resume, Path(runs), data, concurrent)
     else:
-        plan = _plan(sweep, overrides, device or "auto", workers or 1, threads or 1, data, Path(runs))
+        setting = _setting(device or "auto", workers or 1, threads or 1)
+        plan, room = _plan(sweep, overrides, setting, data, Path(runs), concurrent)
     if trials is not None:
         plan = plan.with_trials(trials)
-    room = _room(plan, concurrent)
     if dry_run:
         from mergenet.cli.show_sweep import print_sweep
 
@@ -96,39 +96,45 @@ def _refuse_beside_resume(given: dict[str, object]) -> None:
             raise InputError(f"--resume goes on with the sweep as it began; leave {name} out")
 
 
-def _plan_again(named: str, runs: Path, data: tuple[str, ...]) -> "SweepPlan":
+def _plan_again(named: str, runs: Path, data: tuple[str, ...], concurrent: int | None) -> "tuple[SweepPlan, Room]":
     from tune.search.begin import plan_again
     from tune.search.ledger import find_log, read_log
 
-    return plan_again(read_log(find_log(runs, named)), read_paths(data))
+    log = read_log(find_log(runs, named))
+    room = _room(log.setting, concurrent)
+    return plan_again(log, read_paths(data)), room
+
+
+def _setting(device: str, workers: int, threads: int) -> "Setting":
+    from mergenet.jobs import resolve_device
+    from tune.search.plan import Setting
+
+    return Setting(resolve_device(device), workers, threads)
 
 
 def _plan(
     named: str | None,
     overrides: tuple[str, ...],
-    device: str,
-    workers: int,
-    threads: int,
+    setting: "Setting",
     data: tuple[str, ...],
     runs: Path,
-) -> "SweepPlan":
-    from mergenet.jobs import resolve_device
-    from tune.search.plan import Setting, plan_sweep
+    concurrent: int | None,
+) -> "tuple[SweepPlan, Room]":
+    from tune.search.plan import plan_sweep
     from tune.search.sweep import load_sweep, sweeps
 
     if named is None:
         raise InputError(f"sweep: name a sweep ({', '.join(sweeps())}), a YAML file, or --resume NAME")
     chosen = load_sweep(named, overrides)
-    return plan_sweep(
-        chosen, chosen.values(), Setting(resolve_device(device), workers, threads), read_paths(data), runs
-    )
+    room = _room(setting, concurrent)
+    return plan_sweep(chosen, chosen.values(), setting, read_paths(data), runs), room
 
 
-def _room(plan: "SweepPlan", concurrent: int | None) -> "Room":
+def _room(setting: "Setting", concurrent: int | None) -> "Room":
     from cluster.session import available
     from tune.search.plan import room_for
 
-    return room_for(plan.setting, available(plan.setting.device), concurrent)
+    return room_for(setting, available(setting.device), concurrent)
 
 
 # --- running it --------------------------------------------------------------------------------------------------
@@ -139,8 +145,8 @@ def _run(plan: "SweepPlan", room: "Room", resume: bool, silence: float, mlflow: 
     from mergenet.cli.progress import ManyTrials
     from tune.search.begin import open_ledger
     from tune.search.mirror import Mirror
-    from tune.search.run import Stuck, run_sweep
-    from tune.search.watch import Patience
+    from tune.search.run import run_sweep
+    from tune.search.watch import Patience, Stuck
 
     uri = mirror_to(mlflow, plan.runs)
     ledger, teller, folder = open_ledger(plan, resume), ManyTrials(), shown(plan.folder)

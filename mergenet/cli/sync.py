@@ -1,5 +1,7 @@
 """`mergenet sync`: sends records to MLflow."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +17,9 @@ from mergenet.config import InputError
     "--to", "uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="Another MLflow.  [default: RUNS/mlflow.db]"
 )
 def sync(records: tuple[str, ...], runs: str, uri: str | None) -> None:
-    """Brings MLflow up to the records in the folders RUN, or to all there are; what it has already is not sent again.
+    """Brings MLflow up to the records in the folders RUN, or to all records and sweeps there are.
+
+    What it has already is not sent again.
 
     \b
     mergenet sync
@@ -25,12 +29,15 @@ def sync(records: tuple[str, ...], runs: str, uri: str | None) -> None:
 
     keep_quiet()
     from tune.files import check_record
+    from tune.search.ledger import find_logs
 
     folders = [Path(record) for record in records] or _all_records(Path(runs))
     for folder in folders:
         check_record(folder)
     for folder in folders:
         _send(folder, uri or default_uri(folder.absolute().parents[1]))
+    for folder in [] if records else find_logs(Path(runs)):
+        _send_sweep(folder, uri or default_uri(folder.absolute().parents[1]))
 
 
 def _all_records(runs: Path) -> list[Path]:
@@ -42,17 +49,32 @@ def _all_records(runs: Path) -> list[Path]:
 
 def _send(folder: Path, uri: str) -> None:
     from tune.records import sync
+
+    with _away(uri, folder), TemporaryDirectory(prefix="mergenet-") as aside:
+        sent = sync(folder, uri, lambda: _exported(folder, Path(aside)))
+    points = f"{sent.points} new point{'' if sent.points == 1 else 's'}"
+    click.echo(f"{folder}  {sent.status}, {points}")
+
+
+def _send_sweep(folder: Path, uri: str) -> None:
+    from tune.search.mirror import sync_sweep
+
+    with _away(uri, folder):
+        trials = sync_sweep(folder, uri)
+    click.echo(f"{folder}  {trials} trial{'' if trials == 1 else 's'}")
+
+
+@contextmanager
+def _away(uri: str, folder: Path) -> Iterator[None]:
+    """Says in one line that MLflow is away, and what was not sent."""
     from tune.store import Away, without_password
 
     try:
-        with TemporaryDirectory(prefix="mergenet-") as aside:
-            sent = sync(folder, uri, lambda: _exported(folder, Path(aside)))
+        yield
     except Away as error:
         raise click.ClickException(
             f"MLflow at {without_password(uri)} is away ({error}); {folder} is not sent"
         ) from None
-    points = f"{sent.points} new point{'' if sent.points == 1 else 's'}"
-    click.echo(f"{folder}  {sent.status}, {points}")
 
 
 def _exported(folder: Path, aside: Path) -> Path | None:

@@ -22,9 +22,8 @@ def definition_of(plan: SweepPlan) -> dict[str, Any]:
         "setting": asdict(setting),
         "data": dict(plan.paths),
         "left_out": {
-            f"{source} -> {target}": reason
-            for pairing in plan.pairings.values()
-            for (source, target), reason in sorted(pairing.left_out.items())
+            transfer: {f"{source} -> {target}": reason for (source, target), reason in pairing.left_out.items()}
+            for transfer, pairing in plan.pairings.items()
         },
         "made_with": surroundings(setting.device, setting.threads, setting.workers),
     }

@@ -65,7 +65,7 @@ class Log:
         values: plain, of the experiment that it is around.
         layers: what was laid over the recipe to make it, in their order.
         paths: of its data sets.
-        left_out: pairs of ports that could not be joined, `from -> to`, and why.
+        left_out: transfer -> its pairs of ports that could not be joined, `from -> to`, and why.
         made_with: versions and hardware of the driver.
     """
 
@@ -75,7 +75,7 @@ class Log:
     layers: tuple[tuple[str, Any], ...]
     setting: Setting
     paths: Mapping[str, str]
-    left_out: Mapping[str, str]
+    left_out: Mapping[str, Mapping[str, str]]
     made_with: Mapping[str, Any]
     events: tuple[Event, ...]
 
@@ -219,7 +219,7 @@ def read_log(folder: Path) -> Log:
         sweep, setting = parse(Sweep, values["sweep"]), Setting(**values["setting"])
         layers = tuple((path, value) for path, value in values["layers"])
         parts = (values["experiment"], layers, setting, values["data"], values["left_out"], values["made_with"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, InputError) as error:
         raise InputError(f"{path}: broken: {error}") from None
     return Log(folder, sweep, *parts, events=tuple(_read_events(folder)))
 

@@ -18,19 +18,19 @@ from typing_extensions import override
 
 from mergenet import randomness
 from tune.search.ledger import Event, Trial, ending
-from tune.search.space import Point, Space
+from tune.search.space import Space
 from tune.search.sweep import Exhaustive, Floats, Ints, Nsga2, Qmc, Random, Sweep, Tpe, Values, label_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 class Memory:
-    """Draws points and is told what came of them."""
+    """Draws points and is told what came of them; `study` is Optuna's, as it stands."""
 
     def __init__(self, sweep: Sweep, space: Space, events: Iterable[Event] = ()) -> None:
         self._sweep = sweep
         self._space = space
-        self._study = optuna.create_study(directions=directions_of(sweep))
+        self.study = optuna.create_study(directions=directions_of(sweep))
         self._drawn = 0
         self._running: dict[int, Draw] = {}
         for event in events:
@@ -40,7 +40,11 @@ class Memory:
         if event["event"] == "ended":
             self.tell(Trial(event["trial"], {}, {}, "", **ending(event)))
             return
-        draw, _ = self._draw(event["point"])
+        draw, point = self.draw()
+        if point != event["point"]:  # another version of Optuna drew it
+            self.refuse(draw)
+            self.study.enqueue_trial(dict(event["point"]))
+            draw, _ = self._next()
         if event["event"] == "refused":
             self.refuse(draw)
         else:
@@ -48,22 +52,19 @@ class Memory:
 
     def draw(self) -> tuple[Draw, dict[str, Any]]:
         """A new point, which then either begins or is refused."""
-        return self._draw({})
-
-    def _draw(self, known: Point) -> tuple[Draw, dict[str, Any]]:
-        """A draw that comes out as `known`, as far as it is: the sampler goes through the same motions."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is called experimental, and values outside of a grid
-            self._study.sampler = _sampler(self._sweep, self._drawn)
-            self._drawn += 1
-            if known:
-                self._study.enqueue_trial(dict(known))
-            draw = self._study.ask()
-            return draw, self._space.draw(draw)
+            warnings.simplefilter("ignore")  # what is called experimental
+            self.study.sampler = _sampler(self._sweep, self._drawn)
+        self._drawn += 1
+        return self._next()
+
+    def _next(self) -> tuple[Draw, dict[str, Any]]:
+        draw = self.study.ask()
+        return draw, self._space.draw(draw)
 
     def refuse(self, draw: Draw) -> None:
         """The point is not tried."""
-        self._study.tell(draw, state=TrialState.FAIL)
+        self.study.tell(draw, state=TrialState.FAIL)
 
     def begin(self, number: int, draw: Draw) -> None:
         """The point is tried as this trial."""
@@ -77,11 +78,11 @@ class Memory:
         """
         draw, state = self._running.pop(trial.number), state_of(self._sweep, trial)
         if state is TrialState.COMPLETE:
-            self._study.tell(draw, list(trial.values or ()))
+            self.study.tell(draw, list(trial.values or ()))
             return
         for epoch, value in reported(self._sweep, trial).items():
             draw.report(value, epoch)
-        self._study.tell(draw, state=state)
+        self.study.tell(draw, state=state)
 
 
 # --- as Optuna has it ----------------------------------------------------------------------------------------------

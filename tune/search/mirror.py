@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from mergenet.config import in_line, parse
 from mergenet.experiment import Experiment
-from mergenet.training.files import has_begun, replacing
+from mergenet.training.files import has_begun, is_being_written, replacing
 from tune.files import milliseconds, params
 from tune.records import LONGEST, sync
 from tune.search.ledger import DEFINITION, Log, Trial, read_log
@@ -168,6 +168,7 @@ class Mirror:
         self._uri = uri
         self._say = say
         self._said = False
+        self._held: list[Trial] = []
         self._journal: Journal | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
 
@@ -178,16 +179,21 @@ class Mirror:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=kind is not None)
+        for trial in self._held if kind is None else ():  # by now their workers have let go
+            self._thread.submit(self._attempt, trial)
+        self._thread.shutdown(wait=True, cancel_futures=kind is not None or self._said)
 
     def told(self, trial: Trial) -> None:
         """A trial has ended."""
+        self._thread.submit(self._keep, trial)
         self._thread.submit(self._attempt, trial)
 
-    def _attempt(self, trial: Trial) -> None:
+    def _keep(self, trial: Trial) -> None:
         assert self._journal is not None, "entered"
+        self._journal.add(trial)
+
+    def _attempt(self, trial: Trial) -> None:
         try:
-            self._journal.add(trial)
             if self._uri is not None:
                 self._send(trial, self._uri)
         except Away as error:
@@ -199,8 +205,11 @@ class Mirror:
 
     def _send(self, trial: Trial, uri: str) -> None:
         log = read_log(self._folder)
-        if has_begun(log.record(trial)):
-            sync(log.record(trial), uri)
+        record = log.record(trial)
+        if has_begun(record):
+            sync(record, uri)
+            if is_being_written(record):
+                self._held.append(trial)
         with reaching(), alone(self._folder / ".mlflow.lock"):
             _Sent(log, uri).add(trial)
 

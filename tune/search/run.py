@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
 from cluster.session import session
-from mergenet.config import InputError, parse
+from mergenet.config import parse
 from mergenet.experiment import Experiment
+from mergenet.training.files import has_begun, is_being_written
 from mergenet.training.record import Record
 from tune.search.ledger import Ledger, Trial, trials_of
 from tune.search.memory import Memory
@@ -15,7 +16,7 @@ from tune.search.plan import Room, Setting, SweepPlan
 from tune.search.searcher import Halving, Search
 from tune.search.sweep import Asha
 from tune.search.trial import work
-from tune.search.watch import Patience, Teller, Watch
+from tune.search.watch import Patience, Stuck, Teller, Watch
 
 MAX_FAILURES = 3
 """How often a trial goes on from its checkpoint when its worker dies."""
@@ -50,7 +51,6 @@ def run_sweep(
         return
 
     def both(trial: Trial) -> None:
-        _note_in_record(plan, trial)
         teller.ended(trial)
         told(trial)
 
@@ -63,6 +63,8 @@ def run_sweep(
             _tune(plan, ledger, room, patience, teller, both, left, aside)
     finally:
         teller.stop()
+        for trial in trials_of(ledger.events):
+            _note_in_record(plan, trial)
 
 
 @contextmanager
@@ -78,21 +80,14 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _note_in_record(plan: SweepPlan, trial: Trial) -> None:
-    """A worker that was ended in the middle of a trial could not say so in the run's record."""
+    """The several workers of a trial that was stopped are ended with it, and could not say so in the run's record."""
     folder = plan.folder.parent / trial.run
-    if trial.state != "stopped" or not folder.exists():
+    if trial.state != "stopped" or not has_begun(folder) or is_being_written(folder):
         return
-    try:
-        record = Record(folder)
-    except InputError:  # it is about to say so itself
-        return
+    record = Record(folder)
     if not record.has_result():
         record.finish({"status": "stopped", "reason": trial.reason})
     record.close()
-
-
-class Stuck(RuntimeError):
-    """Nothing moved any more; the text is one line that says what is known of it."""
 
 
 def _tune(

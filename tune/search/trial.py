@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from cluster.side_by_side import Ticks
 from mergenet.config import InputError
-from mergenet.training.files import is_being_written, read_result
+from mergenet.training.files import has_begun, is_being_written, read_result
 from mergenet.training.run import Stopped, execute
 from mergenet.training.spec import RunSpec
 
@@ -126,5 +126,5 @@ def _train(task: Task, reporter: ToTune) -> None:
 def _wait_for(folder: Path) -> None:
     """A worker whose driver was killed holds its record for a moment longer."""
     end = time.monotonic() + PATIENCE_S
-    while folder.exists() and is_being_written(folder) and time.monotonic() < end:
+    while has_begun(folder) and is_being_written(folder) and time.monotonic() < end:
         time.sleep(0.2)

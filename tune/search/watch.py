@@ -28,6 +28,10 @@ class Patience:
     silence_s: float = 1800.0
 
 
+class Stuck(RuntimeError):
+    """Nothing moved any more; the text is one line that says what is known of it."""
+
+
 class Teller(Protocol):
     """Told how a sweep gets on."""
 

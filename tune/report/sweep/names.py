@@ -1,6 +1,5 @@
 """Short names of an experiment's paths, and values as text."""
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,12 +35,3 @@ def in_plot(label: str) -> str:
     """A label short enough for an axis: a long one loses its middle."""
     line = " ".join(label.split())
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]}\N{HORIZONTAL ELLIPSIS}{line[-LONGEST // 3 :]}"
-
-
-def in_order(labels: Iterable[str]) -> list[str]:
-    """Sorted as people do, 2 before 10."""
-
-    def key(label: str) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", label)]
-
-    return sorted(labels, key=key)

@@ -1,16 +1,13 @@
 """What came of a sweep: which trials count, which are best, and the space they are points of."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mergenet.config import InputError, parse
-from mergenet.experiment import Experiment
-from mergenet.models import named_ports
-from tune.report.sweep.names import in_order, short_names
+from tune.report.sweep.names import short_names
 from tune.search.ledger import Log, State, Trial
-from tune.search.space import END, Space, make_space
+from tune.search.space import Space
 from tune.search.sweep import Values, label_of
 
 MOST = 10
@@ -23,7 +20,6 @@ class Outcome:
 
     Attributes:
         trials: all that were asked for, by number.
-        space: with patterns of ports written out.
         names: path -> its short name.
     """
 
@@ -98,28 +94,5 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def outcome_of(log: Log) -> Outcome:
     """What came of a sweep so far."""
-    trials = tuple(log.trials())
-    space = _space_of(log, trials)
-    return Outcome(log, trials, space, short_names(space.dimensions))
-
-
-def _space_of(log: Log, trials: tuple[Trial, ...]) -> Space:
-    """With ports in their model's order; where the model cannot be built here, those that the log names."""
-    known: list[Callable[[], list[str]]] = [lambda: _ports_of(log.values), lambda: _ports_in(log, trials)]
-    for ports in known:
-        try:
-            return make_space(log.values, log.sweep.space, ports)
-        except InputError:
-            continue
-    return Space(log.values, log.sweep.space)
-
-
-def _ports_of(values: Mapping[str, Any]) -> list[str]:
-    learners = parse(Experiment, dict(values)).learners
-    return [f"{learner}.{port}" for learner, options in learners.items() for port in named_ports(options.model)]
-
-
-def _ports_in(log: Log, trials: tuple[Trial, ...]) -> list[str]:
-    left_out = {port for pair in log.left_out for port in pair.split(" -> ")}
-    tried = {str(value) for trial in trials for path, value in trial.point.items() if END.fullmatch(path)}
-    return in_order(left_out | tried)
+    space = log.space
+    return Outcome(log, tuple(log.trials()), space, short_names(space.dimensions))

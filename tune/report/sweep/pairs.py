@@ -57,7 +57,7 @@ def draw_pairs(outcome: Outcome, transfer: str) -> Figure:
     norm = shading(list(means.values()))
     for pair, values in cells.items():
         _cell(axes, (across.at(pair[1]), down.at(pair[0])), len(values), means.get(pair), norm)
-    for joined in outcome.log.left_out:
+    for joined in outcome.log.left_out.get(transfer, ()):
         source, _, target = joined.partition(" -> ")
         if source in down.levels and target in across.levels:
             _hatched(axes, across.at(target), down.at(source))

@@ -68,7 +68,7 @@ def not_tried(outcome: Outcome) -> Iterable[str]:
     refused = [str(event["reason"]) for event in outcome.log.events if event["event"] == "refused"]
     if refused:
         yield f"{many(len(refused), 'point')} drawn but refused: {_commonest(refused)}."
-    left_out = list(outcome.log.left_out.values())
+    left_out = [reason for pairs in outcome.log.left_out.values() for reason in pairs.values()]
     if left_out:
         yield f"{many(len(left_out), 'pair')} of ports left out before the search: {_commonest(left_out)}."
 
@@ -123,7 +123,8 @@ def importance_notes(outcome: Outcome, importance: Importance) -> Iterable[str]:
         )
     if isinstance(outcome.log.sweep.scheduler, Asha):
         yield "Trials that were stopped early do not count, so the shares are of those that survived."
-    yield f"{DASH}: one value only among the finished trials, or nothing to tell trials apart by."
+    if any(shares.keys() != outcome.space.dimensions.keys() for shares in importance.shares.values()):
+        yield f"{DASH}: only one value among the finished trials, or none."
 
 
 def _no_importance(importance: Importance) -> str:

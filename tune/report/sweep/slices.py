@@ -17,8 +17,8 @@ SLICES = (
     "a panel shows no effect of its parameter alone."
 )
 CURVES = (
-    "Dots as in the slices. The line is the median of the finished trials at each value, or, where those are few, in "
-    "equal parts of the range. The other parameters vary along."
+    "Dots as in 'parameter by parameter'. The line is the median of the finished trials at each value, or, where those "
+    "are few, in equal parts of the range. The other parameters vary along."
 )
 WIDE = 3
 """Panels beside each other; one of many categories is as wide as two or three."""

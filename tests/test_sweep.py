@@ -1,0 +1,339 @@
+"""Sweeps on real Ray: every trial is one run and one record, whatever becomes of it."""
+
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.session import session
+from mergenet.config import as_yaml
+from mergenet.training.files import read_json, read_result
+from tests.compare import assert_equal, final_state
+from tests.sweeps import planned, tiny, written
+from tune.search.begin import open_ledger
+from tune.search.ledger import Log, Trial, find_log, read_log
+from tune.search.plan import Room, Setting, SweepPlan
+from tune.search.run import run_sweep
+from tune.search.watch import Patience, Stuck
+
+Call = Callable[..., tuple[int, str, str]]
+CYCLE = "transfers.main.cycle"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session(only_ray: None) -> Iterator[None]:
+    """One Ray for all tests of this file."""
+    with session():
+        yield
+
+
+class Noting:
+    """Notes what a sweep tells."""
+
+    def __init__(self) -> None:
+        self.over: list[Trial] = []
+        self.said: list[str] = []
+
+    def begin(self, total: int, done: int) -> None:
+        self.begun = (total, done)
+
+    def ticked(self, run: str, ticks: int) -> None:
+        return
+
+    def ended(self, trial: Trial) -> None:
+        self.over.append(trial)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def stop(self) -> None:
+        return
+
+
+def swept(plan: SweepPlan, trials: int, concurrent: int = 2, resume: bool = False, **patience: float) -> Noting:
+    """The sweep run so far."""
+    noting, ledger = Noting(), open_ledger(plan, resume)
+    try:
+        run_sweep(plan, ledger, Room(concurrent, 0.0, ""), Patience(trials, **patience), noting, lambda trial: None)
+    finally:
+        ledger.close()
+    return noting
+
+
+def log_of(runs: Path) -> Log:
+    """The one sweep there is."""
+    return read_log(find_log(runs, "tiny"))
+
+
+def records(runs: Path) -> dict[str, int]:
+    """Finished run of the sweep -> when its result was written."""
+    found = {path.parent: read_result(path.parent) for path in (runs / "tiny").glob("*/result.json")}
+    return {
+        folder.name: (folder / "result.json").stat().st_mtime_ns
+        for folder, result in found.items()
+        if result is not None and result["status"] == "finished"
+    }
+
+
+# --- as it should be ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    """A folder with the tiny sweep of six trials."""
+    folder = tmp_path_factory.mktemp("six")
+    noting = swept(planned(folder), trials=6)
+    assert noting.begun == (6, 0) and len(noting.over) == 6 and noting.said == []
+    return folder
+
+
+def test_every_trial_is_one_finished_record_with_its_own_figures(six: Path) -> None:
+    log = log_of(six / "runs")
+    trials = log.trials()
+    assert [trial.number for trial in trials] == list(range(6))
+    assert {trial.state for trial in trials} == {"finished"}
+    assert records(six / "runs").keys() == {trial.run for trial in trials}, "one record a trial"
+    for trial in trials:
+        ended = read_json(log.record(trial) / "result.json")["learners"]["target"]
+        assert trial.values == (ended["validation"]["loss"],)
+        assert "test" not in ended, "the test split is not read"
+        assert [epoch for epoch, _ in trial.curve] == [1, 2]
+        options = read_json(log.record(trial) / "experiment.json")["transfers"]["main"]
+        assert options["cycle"] == trial.point[CYCLE]
+
+
+def test_trials_of_a_sweep_are_paired(six: Path) -> None:
+    log = log_of(six / "runs")
+    pairing = [read_json(log.record(trial) / "manifest.json")["pairing"] for trial in log.trials()]
+    assert all(one == pairing[0] for one in pairing), "same initial weights, same batches"
+
+
+def test_a_trial_repeated_by_its_command_is_the_same_bit_for_bit(six: Path, call: Call) -> None:
+    log = log_of(six / "runs")
+    trial = next(trial for trial in log.trials() if "transfers.main.encoding.svd.rank" in trial.point)
+    program, *arguments = shlex.split(log.command(trial))
+    assert program == "mergenet"
+    code, _, err = call(*arguments, "--runs", "again")
+    assert code == 0, err
+    again = Path("again") / "tiny" / trial.run
+    assert_equal(final_state(again)["learners"], final_state(log.record(trial))["learners"])
+
+
+def test_a_sweep_that_is_all_there_runs_nothing_and_one_that_grows_what_is_new(six: Path, tmp_path: Path) -> None:
+    shutil.copytree(six, tmp_path / "copy")
+    folder = tmp_path / "copy"
+    before = records(folder / "runs")
+    plan = planned(folder, {"experiment": str(six / "small.yaml")})
+    assert swept(plan, trials=6).over == []
+    assert [trial.number for trial in swept(plan, trials=8).over] in ([6, 7], [7, 6])
+    after = records(folder / "runs")
+    assert len(after) == 8 and before.items() <= after.items()
+
+
+def test_a_trial_that_finished_unheard_is_answered_from_its_record(six: Path, tmp_path: Path) -> None:
+    shutil.copytree(six, tmp_path / "copy")
+    folder = tmp_path / "copy"
+    before, whole = records(folder / "runs"), log_of(folder / "runs").trials()
+    events = next((folder / "runs" / "tiny").glob("sweep-*")) / "trials.jsonl"
+    lines = events.read_text().splitlines()
+    heard = [line for line in lines if json.loads(line)["event"] != "ended" or json.loads(line)["trial"] not in (2, 5)]
+    events.write_text("\n".join(heard) + "\n")
+    noting = swept(planned(folder, {"experiment": str(six / "small.yaml")}), trials=6, resume=True)
+    assert sorted(trial.number for trial in noting.over) == [2, 5]
+    assert records(folder / "runs") == before, "nothing was trained again"
+    again = log_of(folder / "runs").trials()
+    assert [(trial.point, trial.values, trial.curve) for trial in again] == [
+        (trial.point, trial.values, trial.curve) for trial in whole
+    ]
+
+
+# --- as it may be ------------------------------------------------------------------------------------------------
+
+
+def listed(*values: Any) -> dict[str, Any]:
+    """One of these."""
+    return {"values": {"of": list(values)}}
+
+
+def test_a_trial_that_fails_and_one_that_diverges_stop_no_other(tmp_path: Path) -> None:
+    rates = {"space": {"learners.target.training.optimizer.sgd.lr": listed(0.05, 1e30)}}
+    plan = planned(tmp_path, {**rates, "sampler": "random"})
+    events = swept_points(plan, 4)
+    broken = plan.folder.parent / events[0].run
+    broken.parent.mkdir(parents=True)
+    broken.write_text("a file where the record should lie")
+    noting = swept(plan, trials=4, resume=True)
+    assert len(noting.over) == 4
+    first, *others = log_of(tmp_path / "runs").trials()
+    assert first.state == "failed" and first.reason is not None and "cannot be written" in first.reason
+    diverging = [trial for trial in others if trial.point["learners.target.training.optimizer.sgd.lr"] > 1]
+    assert diverging and all(trial.state == "diverged" and trial.values is None for trial in diverging)
+    assert all("target diverged" in (trial.reason or "") for trial in diverging)
+    assert {trial.state for trial in others if trial not in diverging} == {"finished"}
+
+
+def swept_points(plan: SweepPlan, trials: int) -> list[Trial]:
+    """The trials that the sweep will begin with, drawn as it will draw them."""
+    from tune.search.memory import Memory
+
+    memory, found = Memory(plan.sweep, plan.space), []
+    while len(found) < trials:
+        _, point = memory.draw()
+        spec, _ = plan.trial(point)
+        found.append(Trial(len(found), point, {}, spec.folder.name))
+    return found
+
+
+def test_a_space_of_few_points_ends_when_each_was_tried_once(tmp_path: Path) -> None:
+    space = {
+        "transfers.main.encoding": listed("whole"),
+        CYCLE: listed(1, 2, 3),
+        "transfers.main.optimizer.adamw.lr": listed(1e-4),
+    }
+    sweep = tiny(tmp_path, {"sampler": "random", "change": {"training.epochs": 1}})
+    few = sweep.model_copy(
+        update={
+            "space": {path: type(sweep).model_validate({**sweep.dump(), "space": space}).space[path] for path in space}
+        }
+    )
+    from tune.search.plan import plan_sweep
+
+    plan = plan_sweep(few, few.values(), Setting(), {}, tmp_path / "runs")
+    noting = swept(plan, trials=9)
+    trials = log_of(tmp_path / "runs").trials()
+    assert sorted(trial.point[CYCLE] for trial in trials) == [1, 2, 3]
+    assert {trial.state for trial in trials} == {"finished"}
+    assert len(noting.said) == 1 and "the space has no more to give" in noting.said[0]
+    reasons = {event["reason"] for event in log_of(tmp_path / "runs").events if event["event"] == "refused"}
+    assert reasons and all(reason.startswith("the same as trial") for reason in reasons)
+
+
+def test_points_that_cannot_run_are_refused_before_a_trial_starts(tmp_path: Path) -> None:
+    change = {
+        "space": {
+            "transfers.main.to": listed("target.irb1", "target.irb16"),
+            "transfers.main.encoding": listed("svd"),
+            "transfers.main.encoding.svd.rank": {"int": {"low": 7, "high": 12, "log": False}},
+        },
+        "change": {"training.epochs": 1},
+    }
+    swept(planned(tmp_path, change), trials=6)
+    log = log_of(tmp_path / "runs")
+    assert {trial.state for trial in log.trials()} == {"finished"} and len(log.trials()) == 6
+    reasons = [event["reason"] for event in log.events if event["event"] == "refused"]
+    assert any("is above 8, the most a 8 x 16 matrix has" in reason for reason in reasons)
+
+
+def test_asha_stops_the_worse_early_and_says_so_in_ledger_and_record(tmp_path: Path) -> None:
+    change = {
+        "space": {"learners.target.training.optimizer.sgd.lr": listed(0.05, 1e-7)},
+        "scheduler": {"asha": {"grace": 1, "factor": 2}},
+        "change": {"training.epochs": 4},
+    }
+    swept(planned(tmp_path, change), trials=6, concurrent=1)
+    log = log_of(tmp_path / "runs")
+    stopped = [trial for trial in log.trials() if trial.state == "stopped"]
+    assert stopped and all(trial.values is None for trial in stopped)
+    for trial in stopped:
+        assert trial.reason == f"by the scheduler, at epoch {len(trial.curve)}" and 1 <= len(trial.curve) < 4
+        result = read_result(log.record(trial))
+        assert result is not None and result["status"] == "stopped" and "scheduler" in result["reason"]
+    best = min(trial.values for trial in log.trials() if trial.values is not None)
+    assert len({trial.state for trial in log.trials()}) == 2 and best[0] < min(trial.curve[-1][1] for trial in stopped)
+
+
+def test_a_sweep_that_cannot_move_says_what_is_known(tmp_path: Path) -> None:
+    plan = planned(tmp_path, setting=Setting(threads=64))
+    with pytest.raises(
+        Stuck, match=r"no trial has moved for [34567] s \(1 pending; free are [\d.]+ of [\d.]+ processors"
+    ):
+        swept(plan, trials=2, concurrent=1, silence_s=3.0)
+    assert [trial.state for trial in log_of(tmp_path / "runs").trials()] == ["running"], "it can go on"
+
+
+def test_hours_that_are_over_end_a_sweep_which_can_go_on(tmp_path: Path) -> None:
+    plan = planned(tmp_path, {"change": {"training.epochs": 1}})
+    early = swept(plan, trials=3, hours=1e-9)
+    assert len(early.over) < 3
+    late = swept(plan, trials=3, resume=True)
+    assert len(early.over) + len(late.over) == 3 and len(records(tmp_path / "runs")) == 3
+
+
+def test_two_sweeps_that_meet_at_the_same_point_share_its_record(six: Path, tmp_path: Path) -> None:
+    shutil.copytree(six, tmp_path / "copy")
+    folder = tmp_path / "copy"
+    before = records(folder / "runs")
+    other = planned(folder, {"experiment": str(six / "small.yaml"), "objectives": {"target.top1": "higher"}})
+    assert other.folder != find_log(folder / "runs", "tiny")
+    swept(other, trials=6)
+    assert {trial.run for trial in read_log(other.folder).trials()} == before.keys(), "the same random points"
+    assert records(folder / "runs") == before
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_runs_reports_confirms_and_mirrors(call: Call, tmp_path: Path) -> None:
+    path = written(tmp_path, {"change": {"training.epochs": 1}})
+    code, out, err = call("sweep", path, "--trials", "3", "--mlflow", f"sqlite:///{tmp_path / 'm.db'}")
+    assert code == 0, err
+    assert "3 trials to run; starting Ray" in err and "3 of 3  trial " in err
+    assert "Best trials" in out and "mergenet report runs/tiny/sweep-" in out
+    code, out, err = call("sweep", "--resume", "tiny", "--confirm", "1", "--mlflow", "off")
+    assert code == 0, err
+    assert "no transfer |" in out and "Screening" in out
+    confirmed = {path.parent.name for path in tmp_path.glob("runs/tiny-*-confirm/*/result.json")}
+    assert {name.rpartition("-")[2] for name in confirmed} == {"s1"}, "a seed that chose nothing"
+    (result,) = tmp_path.glob("results/tiny-*-confirm/table.md")
+    assert "at scale confirm. n = 1 seed." in result.read_text()
+    code, out, _ = call("report", "tiny")
+    assert code == 0
+    (page,) = tmp_path.glob("results/tiny-????????/index.html")
+    assert page.stat().st_size > 1000
+    code, out, _ = call("sync", "--to", f"sqlite:///{tmp_path / 'm.db'}")
+    assert code == 0 and "3 trials" in out
+
+
+def test_a_dry_run_says_all_and_writes_nothing(call: Call, tmp_path: Path) -> None:
+    path = written(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = call("sweep", path, "--dry-run", "--workers-per-trial", "2", "transfers.main.cycle=1")
+    assert code == 0, err
+    assert "2 workers x 1 thread = 2 processors a trial; " in out and "at once" in out
+    assert "transfers.main.encoding.svd.rank" in out and "1 to 8, by its logarithm" in out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["sweep"], "sweep: name a sweep (cifar100-search, digits-pairing), a YAML file, or --resume NAME"),
+        (["sweep", "digits-paring"], "no sweep 'digits-paring'; nearest is 'digits-pairing'"),
+        (["sweep", "digits-pairing", "training.epoch=3"], "training.epoch: unknown key; nearest is 'epochs'"),
+        (["sweep", "digits-pairing", "--workers-per-trial", "99"], "take fewer --workers-per-trial"),
+        (["sweep", "digits-pairing", "--concurrent", "99"], "--concurrent 99: "),
+        (["sweep", "--resume", "digits-pairing"], "holds no sweep 'digits-pairing'"),
+        (["sweep", "digits-pairing", "--resume", "x"], "goes on with the sweep as it began; leave a sweep out"),
+        (["sweep", "cifar100-search"], "data cifar100: needs its folder"),
+        (["sweep", "digits-pairing", "--mlflow", "file:x"], "MLflow at 'file:x': write http://HOST:PORT"),
+        (["report", "digits-pairing"], "holds no sweep 'digits-pairing'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_a_line_and_nothing_is_written(
+    arguments: list[str], line: str, call: Call, tmp_path: Path
+) -> None:
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    (said,) = err.strip().splitlines()
+    assert line in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_is_left_as_it_was(six: Path) -> None:
+    assert not [name for name in os.environ if name.startswith("TUNE_")]
+    assert as_yaml(tiny(six).dump())
