@@ -11,6 +11,7 @@ from mergenet.cli.ablate import ablate
 from mergenet.cli.data import data
 from mergenet.cli.export import export
 from mergenet.cli.models import models
+from mergenet.cli.plan import plan
 from mergenet.cli.report import report
 from mergenet.cli.sweep import sweep
 from mergenet.cli.sync import sync
@@ -31,6 +32,7 @@ def commands(context: click.Context) -> None:
 commands.add_command(train)
 commands.add_command(ablate)
 commands.add_command(sweep)
+commands.add_command(plan)
 commands.add_command(report)
 commands.add_command(models)
 commands.add_command(data)

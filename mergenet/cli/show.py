@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mergenet.config import as_yaml
@@ -39,6 +40,16 @@ def print_table(texts: tuple[str, ...], figures: tuple[str, ...], rows: Iterable
     for row in rows:
         table.add_row(*row)
     _console().print(table)
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """What each is of, and what is to be said of it, folded beside it."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    for fact in facts:
+        grid.add_row(*map(escape, fact))
+    _console().print(grid)
 
 
 def printed(text: str) -> None:

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -94,12 +95,26 @@ class ProbeFailed(RuntimeError):
     """A run that could not be measured; the text is one line that says why."""
 
 
-def probe(spec: RunSpec, seconds: float = PROBE_S, workers: int = 1) -> Probe:
+def probes(spec: RunSpec, seconds: float, workers: int, beside: Sequence[int]) -> list[Probe]:
+    """Several of the same run beside each other, as runs of a table are: what each is slowed down by the others.
+
+    Args:
+        beside: for each of them the number of the GPU that it would have; of no matter on processors.
+
+    Raises:
+        InputError, ProbeFailed: what `probe` does.
+    """
+    with ThreadPoolExecutor(len(beside)) as together:
+        return list(together.map(lambda gpu: probe(spec, seconds, workers, gpu), beside))
+
+
+def probe(spec: RunSpec, seconds: float = PROBE_S, workers: int = 1, gpu: int = 0) -> Probe:
     """Measures real ticks of a run; nothing is written but to a temporary folder.
 
     Args:
         seconds: it may take, start and all; a run of slow ticks takes as long as two of them need.
         workers: processes that share each batch.
+        gpu: number of the one that it has, where one process does.
 
     Raises:
         InputError: whatever of the run does not fit.
@@ -107,7 +122,7 @@ def probe(spec: RunSpec, seconds: float = PROBE_S, workers: int = 1) -> Probe:
     """
     with TemporaryDirectory(prefix="mergenet-probe-") as aside:
         asked = {"spec": spec.as_plain(), "seconds": seconds, "begun": time.time(), "aside": aside}
-        processes = [_start(asked, surroundings) for surroundings in _ranks(workers)]
+        processes = [_start(asked, surroundings) for surroundings in _ranks(workers, gpu)]
         try:
             out, error = processes[0].communicate()
         finally:
@@ -119,10 +134,10 @@ def probe(spec: RunSpec, seconds: float = PROBE_S, workers: int = 1) -> Probe:
     return Probe.from_plain(json.loads(out.splitlines()[-1]))
 
 
-def _ranks(workers: int) -> list[dict[str, str]]:
-    """What tells each process of a group who it is, as torchrun does; nothing where there is one."""
+def _ranks(workers: int, gpu: int) -> list[dict[str, str]]:
+    """What tells each process of a group who it is, as torchrun does; one alone only which GPU it has."""
     if workers == 1:
-        return [{}]
+        return [{"LOCAL_RANK": str(gpu)}]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

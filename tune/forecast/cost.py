@@ -1,8 +1,7 @@
 """What a run costs: what it does, counted, times what that takes, measured."""
 
-import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from mergenet.training.amounts import Amounts, Happening
@@ -78,26 +77,37 @@ class Timed:
 
     Attributes:
         makes, needs: names of what it hands on, and of what must be there before it starts.
+        number: its place in the queue.
     """
 
     seconds: float
     makes: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
+    number: int = 0
 
 
-def wall_s(runs: Sequence[Timed], at_once: int) -> float:
+def wall_s(runs: Sequence[Timed], at_once: int, crowding: float = 1.0) -> float:
     """Seconds until the last of them ends, so many at once, in their order, each after what it needs.
 
     What none of them makes is there already.
+
+    Args:
+        crowding: by how much each is slowed down while so many run; fewer slow each other down in proportion.
     """
-    free, made = [0.0] * at_once, dict[str, float]()
-    waiting, end = list(runs), 0.0
-    while waiting:
-        to_come = {name for run in waiting for name in run.makes}
-        run = next((one for one in waiting if not one.needs & to_come), waiting[0])
-        waiting.remove(run)
-        start = max(heapq.heappop(free), *(made.get(name, 0.0) for name in run.needs), 0.0)
-        heapq.heappush(free, start + run.seconds)
-        made |= dict.fromkeys(run.makes, start + run.seconds)
-        end = max(end, start + run.seconds)
-    return end
+    left, clock = dict[Timed, float](), 0.0
+    waiting = [replace(run, number=number) for number, run in enumerate(runs)]
+    while waiting or left:
+        for run in _startable(waiting, left, at_once - len(left)):
+            waiting.remove(run)
+            left[run] = run.seconds
+        slower = 1 + (crowding - 1) * (len(left) - 1) / max(at_once - 1, 1)
+        step = min(left.values())
+        clock += step * slower
+        left = {run: seconds - step for run, seconds in left.items() if seconds > step}
+    return clock
+
+
+def _startable(waiting: Sequence[Timed], running: Iterable[Timed], room: int) -> list[Timed]:
+    """The first that need nothing that is yet to come."""
+    to_come = {name for run in (*waiting, *running) for name in run.makes}
+    return [run for run in waiting if not run.needs & to_come][:room]

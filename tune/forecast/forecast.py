@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import Any
 
 from mergenet.training.probe import PROBE_S, Probe
@@ -44,6 +45,7 @@ class Forecast:
         arms: of a table: arm -> seconds of work; what arms share is divided equally among them.
         runs: how many would run.
         import_s: until a process has imported everything; once a process.
+        crowding: by how much a run is slowed down by those beside it; 1 where it has none.
         work_s: of all runs, one after another.
         wall_s: until all have ended, so many at once as `packing` has.
         halved_s: the same where successive halving stops as many as it is to; None without.
@@ -58,6 +60,7 @@ class Forecast:
     arms: Mapping[str, float]
     runs: int
     import_s: float
+    crowding: float
     work_s: Span
     wall_s: Span
     halved_s: Span | None
@@ -94,17 +97,17 @@ def _plain_line(line: Line) -> dict[str, Any]:
 
 # --- measured ------------------------------------------------------------------------------------------------------
 
-Measure = Callable[[RunSpec, float], Probe]
-"""Measures a run in about so many seconds."""
+Measure = Callable[[RunSpec, float, int], Sequence[Probe]]
+"""Measures a run in about so many seconds, so many of it beside each other."""
+
+Tell = Callable[[str], None]
+"""Given a line before each probe."""
 
 
-def measured(
-    runs: Sequence[Alike], seconds: float, measure: Measure, tell: Callable[[str], None], least: int = 1
-) -> tuple[Line, ...]:
+def measured(runs: Sequence[Alike], seconds: float, measure: Measure, tell: Tell, least: int = 1) -> tuple[Line, ...]:
     """Every run with its cost, by probes that take about so many `seconds` in all.
 
     Args:
-        tell: given a line before each probe.
         least: how many are measured whatever time there is.
     """
     if not runs:
@@ -113,8 +116,23 @@ def measured(
     each, probes = min(PROBE_S, seconds / len(chosen)), dict[int, Probe]()
     for number, place in enumerate(chosen):
         tell(f"probe {number + 1} of {len(chosen)}: {runs[place].name}, about {each:.0f} s")
-        probes[place] = measure(runs[place].spec, each)
+        (probes[place],) = measure(runs[place].spec, each, 1)
     return tuple(_line(runs, place, probes) for place in range(len(runs)))
+
+
+def crowding(lines: Sequence[Line], at_once: int, seconds: float, measure: Measure, tell: Tell) -> float:
+    """By how much runs are slowed down by others beside them: the dearest measured run, so many times at once.
+
+    They share memory, caches and what cores have in common; two runs on two processors can take as long as one after
+    the other.
+    """
+    if at_once < 2:
+        return 1.0
+    line = max((line for line in lines if line.like is None), key=lambda line: line.cost.seconds)
+    tell(f"probe of {at_once} beside each other: {line.run.name}, about {seconds:.0f} s")
+    beside = measure(line.run.spec, seconds, at_once)
+    together = median(cost_of(line.run.amounts, probe).seconds for probe in beside)
+    return max(1.0, together / line.cost.seconds)
 
 
 def _line(runs: Sequence[Alike], place: int, probes: Mapping[int, Probe]) -> Line:

@@ -1,6 +1,6 @@
 """Forecasts of the three kinds of things that can be started: a recipe, a table, a sweep."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,10 @@ from tune.forecast.seeds import Seeds
 if TYPE_CHECKING:
     from tune.ablate import Job
     from tune.search.sweep import Scheduler
+
+
+Slowed = Callable[[int], float]
+"""By how much so many runs at once slow each other down."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def forecast_recipe(about: str, lines: Sequence[Line], place: Place, seeds: Seed
         arms={},
         runs=runs,
         import_s=import_s,
+        crowding=1.0,
         work_s=(work, work),
         wall_s=(work, work),
         halved_s=None,
@@ -93,7 +98,13 @@ def forecast_recipe(about: str, lines: Sequence[Line], place: Place, seeds: Seed
 
 
 def forecast_table(
-    about: str, lines: Sequence[Line], jobs: "Sequence[Sequence[Job]]", place: Place, seeds: Seeds, command: str
+    about: str,
+    lines: Sequence[Line],
+    jobs: "Sequence[Sequence[Job]]",
+    place: Place,
+    slowed: Slowed,
+    seeds: Seeds,
+    command: str,
 ) -> Forecast:
     """The missing runs of a table.
 
@@ -101,11 +112,12 @@ def forecast_table(
         jobs: those of each line.
     """
     packed, import_s = place.packing(lines), _import_s(lines)
+    crowding = slowed(min(packed.at_once, sum(map(len, jobs)))) if packed else 1.0
     pairs = [(job, line) for line, group in zip(lines, jobs, strict=True) for job in group]
     pairs.sort(key=lambda pair: pair[0].spec.seed)
     queue = [Timed(line.cost.seconds, job.makes, frozenset(job.needs())) for job, line in pairs]
-    work = sum(one.seconds for one in queue)
-    wall = import_s + wall_s(queue, packed.at_once) if packed else 0.0
+    work = sum(line.cost.seconds for _, line in pairs)
+    wall = import_s + wall_s(queue, packed.at_once, crowding) if packed else 0.0
     arms: dict[str, float] = {}
     for job, line in pairs:
         for arm in job.arms():
@@ -117,6 +129,7 @@ def forecast_table(
         arms=arms,
         runs=len(pairs),
         import_s=import_s,
+        crowding=crowding,
         work_s=(work, work),
         wall_s=(wall, wall),
         halved_s=None,
@@ -140,14 +153,22 @@ def corner_runs(corners: Mapping[str, Corner], data: Mapping[str, Images]) -> li
 
 
 def forecast_sweep(
-    about: str, lines: Sequence[Line], trials: int, scheduler: "Scheduler", place: Place, seeds: Seeds, command: str
+    about: str,
+    lines: Sequence[Line],
+    trials: int,
+    scheduler: "Scheduler",
+    place: Place,
+    slowed: Slowed,
+    seeds: Seeds,
+    command: str,
 ) -> Forecast:
     """The trials that a sweep lacks, all as cheap as its cheapest run or as dear as its dearest."""
     packed, import_s = place.packing(lines), _import_s(lines)
-    at_once = packed.at_once if packed else 1
+    at_once = min(packed.at_once, trials) if packed else 1
+    crowding = slowed(at_once) if packed else 1.0
 
     def wall(seconds: float) -> float:
-        return import_s + wall_s([Timed(seconds)] * trials, at_once) if trials else 0.0
+        return import_s + wall_s([Timed(seconds)] * trials, at_once, crowding) if trials else 0.0
 
     costs = [line.cost for line in lines]
     share = expected_share(scheduler, _epochs(lines[0].run.spec.experiment)) if lines else 1.0
@@ -160,6 +181,7 @@ def forecast_sweep(
         arms={},
         runs=trials,
         import_s=import_s,
+        crowding=crowding,
         work_s=(trials * min(each, default=0.0), trials * max(each, default=0.0)),
         wall_s=(wall(min(each, default=0.0)), wall(max(each, default=0.0))),
         halved_s=(wall(min(less)), wall(max(less))) if less and share < 1.0 else None,

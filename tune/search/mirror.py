@@ -194,7 +194,7 @@ class Mirror:
 
     def _attempt(self, trial: Trial) -> None:
         try:
-            if self._uri is not None:
+            if self._uri is not None and not self._said:  # who was away once is waited for no more
                 self._send(trial, self._uri)
         except Away as error:
             self._once(
