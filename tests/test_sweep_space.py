@@ -1,5 +1,6 @@
 """What a sweep may say, and which points its space has."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +342,13 @@ def test_a_file_that_is_no_sweep_says_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "no.yaml").write_text("name: x\n")
     assert "title: is missing" in refusal(lambda: load_sweep(str(tmp_path / "no.yaml")))
     assert isinstance(parse(Sweep, tiny(tmp_path).dump()), Sweep)
+
+
+def test_the_sweep_of_the_page_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(text)
+    sweep = load_sweep(str(tmp_path / "mine.yaml"), ["budget.trials=9", "space.transfers.main.cycle=[1, 4]"])
+    plan = plan_sweep(sweep, sweep.values(), Setting(), {}, tmp_path / "runs")
+    assert len(plan.pairings["main"].meet) == 6 * 17
+    assert plan.space.dimensions["transfers.main.cycle"] == Values(of=(1, 4))
