@@ -154,6 +154,8 @@ def test_what_was_not_seen_goes_by_what_is_most_like_it() -> None:
     assert tick_s(probe, Happening(("a", "b"))) == 2.0  # another run's names
     assert tick_s(probe, Happening(("a", "b"), ("x", "y"), ("x",))) == 3.0
     assert tick_s(probe, Happening(("target",), (), ("main",))) == 3.0
+    paced = a_probe(ticks=(Timing(PLAIN, 2.0, 9, 2.0), Timing(Happening(("target",), ("main",)), 9.0, 4, 9.0)))
+    assert tick_s(paced, TAUGHT) == 9.0  # a transfer costs more than who steps
     three = a_probe(ticks=(*probe.ticks, Timing(Happening(("target",)), 0.5, 3, 0.5)))
     assert tick_s(three, Happening(("other",))) == 0.5
     assert cost_of(an_amount(samples={"other": 10}), probe).validation_s == pytest.approx(10 * 0.2)

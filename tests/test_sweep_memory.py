@@ -54,6 +54,7 @@ def test_another_seed_draws_other_points_and_more_trials_go_on(name: str, tmp_pa
     short, long = lived(sweep, space, 8), lived(sweep, space, 12)
     asked_short, asked_long = of_kind(short, "asked"), of_kind(long, "asked")
     assert asked_long[:8] == asked_short
+    assert len({json.dumps(event["point"]) for event in asked_long}) > 8, "every draw has numbers of its own"
     other = lived(tiny(tmp_path, {**SAMPLERS[name], "seed": 1}), space, 8)
     assert [event["point"] for event in of_kind(other, "asked")] != [event["point"] for event in asked_short]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mergenet.config import as_yaml, in_line, parse, read_override, read_yaml
@@ -152,7 +152,7 @@ def test_pairs_that_cannot_meet_are_left_out_and_said_so(tmp_path: Path) -> None
 
 
 def test_a_pair_that_meets_in_one_of_the_listed_encodings_stays(tmp_path: Path) -> None:
-    ends = {"transfers.main.to": listed("target.irb1"), RANK: ints(9, 12)}
+    ends = {"transfers.main.to": listed("target.irb1"), ENCODING: listed("svd", "whole"), RANK: ints(9, 12)}
     assert len(planned(tmp_path, {"space": ends}).pairings["main"].meet) == 1
 
 
@@ -218,6 +218,14 @@ def test_layers_are_overrides_of_the_recipe(name: str) -> None:
     )
 )
 @settings(max_examples=200)
+@example("1")
+@example("true")
+@example("null")
+@example("1e-3")
+@example("a: b")
+@example(" a")
+@example("")
+@example("\x85\u2028")
 def test_a_value_in_a_line_reads_back(value: Any) -> None:
     text = in_line(value)
     assert "\n" not in text
