@@ -12,7 +12,7 @@ import torch
 
 from mergenet.config import InputError
 from mergenet.experiment import Experiment
-from mergenet.models import names_code
+from mergenet.models import check_code, names_code
 from mergenet.training import ranks
 from mergenet.training.export import export_model
 from mergenet.training.files import has_begun, is_being_written, read_json, read_result, shown
@@ -95,11 +95,7 @@ def prepare_resume(folder: Path, paths: Mapping[str, str], device: str, workers:
 
 def _check_code(experiment: Experiment, allow_code: bool) -> None:
     for name, learner in experiment.learners.items():
-        if names_code(learner.model) and not allow_code:
-            raise InputError(
-                f"learners.{name}.model: {learner.model} is code of yours that would run here; "
-                "allow it with --allow-code (allow_code=True)"
-            )
+        check_code(f"learners.{name}.model", learner.model, allow_code)
 
 
 def _with_absolute_weights(experiment: Experiment) -> Experiment:

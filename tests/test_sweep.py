@@ -4,10 +4,14 @@ import json
 import os
 import shlex
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cluster.session import session
@@ -211,6 +215,33 @@ def test_a_space_of_few_points_ends_when_each_was_tried_once(tmp_path: Path) -> 
     assert len(noting.said) == 1 and "the space has no more to give" in noting.said[0]
     reasons = {event["reason"] for event in log_of(tmp_path / "runs").events if event["event"] == "refused"}
     assert reasons and all(reason.startswith("the same as trial") for reason in reasons)
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    plan = planned(tmp_path, {"change": {"training.epochs": 6}})
+    killed: list[int] = []
+    killer = threading.Thread(target=_kill_a_worker_in_its_midst, args=(tmp_path / "runs", killed))
+    killer.start()
+    swept(plan, trials=2, concurrent=1)
+    killer.join()
+    assert len(killed) == 1
+    log = log_of(tmp_path / "runs")
+    assert [trial.state for trial in log.trials()] == ["finished", "finished"]
+    resumed = [read_json(log.record(trial) / "manifest.json")["resumed"] for trial in log.trials()]
+    assert [len(times) for times in resumed] == [1, 0] and resumed[0][0]["tick"] % 5 == 0
+    assert [epoch for epoch, _ in log.trials()[0].curve] == list(range(1, 7)), "no figure is lost or doubled"
+
+
+def _kill_a_worker_in_its_midst(runs: Path, killed: list[int]) -> None:
+    end = time.monotonic() + 120
+    while not killed and time.monotonic() < end:
+        if list(runs.glob("tiny/*/checkpoints/tick-*")):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if "ImplicitFunc" in " ".join(process.cmdline()):
+                        process.kill()
+                        killed.append(process.pid)
+        time.sleep(0.05)
 
 
 def test_points_that_cannot_run_are_refused_before_a_trial_starts(tmp_path: Path) -> None:

@@ -245,6 +245,8 @@ def test_a_value_in_a_line_reads_back(value: Any) -> None:
         ({"sampler": "nsga2"}, "nsga2 weighs two objectives"),
         ({"sampler": "tpee"}, "unknown choice 'tpee'; nearest is 'tpe'"),
         ({"sampler": "exhaustive"}, "has no end of values for sampler 'exhaustive'; list some"),
+        ({"change": {"learners.source.model": "mine:net"}}, "mine:net is code of yours that would run here; allow it"),
+        ({"space": {"learners.source.model": listed("resnet18", "mine:net")}}, "space.learners.source.model: mine:net"),
         ({"scale": "digit"}, "no scale 'digit'; nearest is 'digits'"),
         ({"trials": 3}, "trials"),
         ({"change": {"training.epoch": 3}}, "training.epoch: unknown key; nearest is 'epochs'"),

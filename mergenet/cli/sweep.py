@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds without news of any trial after which it gives up.",
 )
+@click.option("--allow-code", is_flag=True, help="Lets models named package.module:function run.")
 @click.option("--dry-run", is_flag=True, help="Says what would be searched and how it fits here, and trains nothing.")
 def sweep(
     sweep: str | None,
@@ -59,6 +60,7 @@ def sweep(
     results: str,
     mlflow: str,
     silence: float,
+    allow_code: bool,
     dry_run: bool,
 ) -> None:
     """Searches as SWEEP says, a sweep's name or a YAML file, with values overridden by their path.
@@ -73,10 +75,10 @@ def sweep(
         _refuse_beside_resume(
             {"a sweep": sweep, "--workers-per-trial": workers, "--threads": threads, "--device": device}
         )
-        plan, room = _plan_again(resume, Path(runs), data, concurrent)
+        plan, room = _plan_again(resume, Path(runs), data, concurrent, allow_code)
     else:
         setting = _setting(device or "auto", workers or 1, threads or 1)
-        plan, room = _plan(sweep, overrides, setting, data, Path(runs), concurrent)
+        plan, room = _plan(sweep, overrides, setting, data, Path(runs), concurrent, allow_code)
     if trials is not None:
         plan = plan.with_trials(trials)
     if dry_run:
@@ -96,13 +98,15 @@ def _refuse_beside_resume(given: dict[str, object]) -> None:
             raise InputError(f"--resume goes on with the sweep as it began; leave {name} out")
 
 
-def _plan_again(named: str, runs: Path, data: tuple[str, ...], concurrent: int | None) -> "tuple[SweepPlan, Room]":
+def _plan_again(
+    named: str, runs: Path, data: tuple[str, ...], concurrent: int | None, allow_code: bool
+) -> "tuple[SweepPlan, Room]":
     from tune.search.begin import plan_again
     from tune.search.ledger import find_log, read_log
 
     log = read_log(find_log(runs, named))
     room = _room(log.setting, concurrent)
-    return plan_again(log, read_paths(data)), room
+    return plan_again(log, read_paths(data), allow_code), room
 
 
 def _setting(device: str, workers: int, threads: int) -> "Setting":
@@ -119,6 +123,7 @@ def _plan(
     data: tuple[str, ...],
     runs: Path,
     concurrent: int | None,
+    allow_code: bool,
 ) -> "tuple[SweepPlan, Room]":
     from tune.search.plan import plan_sweep
     from tune.search.sweep import load_sweep, sweeps
@@ -127,7 +132,7 @@ def _plan(
         raise InputError(f"sweep: name a sweep ({', '.join(sweeps())}), a YAML file, or --resume NAME")
     chosen = load_sweep(named, overrides)
     room = _room(setting, concurrent)
-    return plan_sweep(chosen, chosen.values(), setting, read_paths(data), runs), room
+    return plan_sweep(chosen, chosen.values(), setting, read_paths(data), runs, allow_code), room
 
 
 def _room(setting: "Setting", concurrent: int | None) -> "Room":

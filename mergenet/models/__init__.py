@@ -17,6 +17,7 @@ from mergenet.models.published import Published, published, published_names
 __all__ = [
     "MODELS",
     "Model",
+    "check_code",
     "code_digest",
     "find_model",
     "known_ports",
@@ -53,6 +54,16 @@ def find_model(name: str) -> Model:
     if names_code(name):
         return own(name)
     raise InputError(f"no model '{name}'; {nearest(name, {*MODELS, *published_names()})}")
+
+
+def check_code(path: str, model: str, allow: bool) -> None:
+    """Raises:
+    InputError: the model at `path` of an experiment is code of the user's own, and that is not allowed to run.
+    """
+    if names_code(model) and not allow:
+        raise InputError(
+            f"{path}: {model} is code of yours that would run here; allow it with --allow-code (allow_code=True)"
+        )
 
 
 def named_ports(name: str) -> list[str]:

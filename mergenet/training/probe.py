@@ -124,11 +124,13 @@ def probe(spec: RunSpec, seconds: float = PROBE_S, workers: int = 1, gpu: int = 
         asked = {"spec": spec.as_plain(), "seconds": seconds, "begun": time.time(), "aside": aside}
         processes = [_start(asked, surroundings) for surroundings in _ranks(workers, gpu)]
         try:
-            out, error = processes[0].communicate()
+            out, error = _answer(processes)
         finally:
             for process in processes:
                 process.kill()
                 process.wait()
+                assert process.stdin is not None
+                process.stdin.close()
     if processes[0].returncode:
         raise _failure(processes[0].returncode, error)
     return Probe.from_plain(json.loads(out.splitlines()[-1]))
@@ -160,6 +162,16 @@ def _start(asked: Mapping[str, Any], surroundings: Mapping[str, str]) -> "subpro
     process.stdin.write(json.dumps(asked) + "\n")
     process.stdin.flush()
     return process
+
+
+def _answer(processes: "Sequence[subprocess.Popen[str]]") -> tuple[str, str]:
+    """Output and errors of the first; when another of its group dies it would wait for ever."""
+    while True:
+        try:
+            return processes[0].communicate(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            if any(process.poll() for process in processes[1:]):
+                processes[0].kill()
 
 
 def _failure(code: int, error: str) -> Exception:

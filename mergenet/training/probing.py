@@ -25,7 +25,6 @@ from mergenet.training.probe import Probe, Timing
 from mergenet.training.spec import RunSpec, data_of
 
 ENOUGH, ENOUGH_S = 10, 3.0  # of each kind so many ticks, and of all so many seconds
-LEAST = 2  # ticks that are measured however long they take
 FOR_TICKS = 0.75  # of what time is left when it has started; the rest is for validation and a checkpoint
 FEW = 32  # samples whose forward pass tells how many there is time for
 
@@ -51,6 +50,9 @@ def measure(spec: RunSpec, begun: float, seconds: float, aside: str) -> Probe | 
         ticks.run(until=built + FOR_TICKS * (begun + seconds - built))
         left = begun + seconds - time.time()
         validation = {name: _validation_s(one, left / len(graph.learners)) for name, one in graph.learners.items()}
+        if experiment.evaluation.weights == "best":  # a checkpoint holds them too
+            for learner in graph.learners.values():
+                learner.keep_if_best({learner.task.selects: 0.0}, graph.done)
         checkpoint_s, checkpoint_bytes = _checkpoint(graph, Path(aside) / "checkpoints")
         if ranks.rank() > 0:
             return None
@@ -122,14 +124,17 @@ class _Ticks:
 
     def _next(self, late: bool) -> int | None:
         """The kind that was measured least often; of equals the most frequent. None when it is enough."""
-        seen = [one for one in self._kinds if one.seconds]
-        measured = sum(len(one.seconds) - 1 for one in seen)
-        fewest = min(len(one.seconds) - 1 for one in self._kinds)
-        spent = sum(sum(one.seconds) for one in seen)
-        if measured >= LEAST and (late or (fewest >= ENOUGH and spent >= ENOUGH_S)):
+        seconds = [one.seconds for one in self._kinds]
+        enough = min(map(len, seconds)) > ENOUGH and sum(map(sum, seconds)) >= ENOUGH_S
+        open_to = [one for one in self._musts() if len(one.seconds) < 2] if late else self._kinds
+        if enough or not open_to:
             return None
-        open_to = seen if late and seen else self._kinds
         return self._kinds.index(min(open_to, key=lambda one: len(one.seconds)))
+
+    def _musts(self) -> list[_Kind]:
+        """The most frequent without a transfer and with one: they are measured however long they take."""
+        by_transfer = {bool(one.happening.transfers): one for one in reversed(self._kinds)}
+        return list(by_transfer.values())
 
     def _take(self, kind: _Kind) -> None:
         tick = next((tick for tick in kind.ticks if tick >= self._graph.done), kind.ticks[0])

@@ -29,7 +29,7 @@ def definition_of(plan: SweepPlan) -> dict[str, Any]:
     }
 
 
-def plan_again(log: Log, paths: Mapping[str, str]) -> SweepPlan:
+def plan_again(log: Log, paths: Mapping[str, str], allow_code: bool = False) -> SweepPlan:
     """The plan of a sweep that began, checked to be the one it began with.
 
     Args:
@@ -38,7 +38,7 @@ def plan_again(log: Log, paths: Mapping[str, str]) -> SweepPlan:
     Raises:
         InputError: it is not.
     """
-    plan = plan_sweep(log.sweep, log.values, log.setting, {**log.paths, **paths}, log.runs)
+    plan = plan_sweep(log.sweep, log.values, log.setting, {**log.paths, **paths}, log.runs, allow_code)
     if plan.folder != log.folder:
         raise InputError(f"{shown(log.folder)}: experiment, data or numerics are not those the sweep began with")
     return plan

@@ -1,5 +1,6 @@
 """A sweep checked: what of its space can run, and the run that each of its points is."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,12 +11,14 @@ from mergenet.config import InputError, about, digest, nearest, parse
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment
 from mergenet.identity import NUMERICS
-from mergenet.models import named_ports
+from mergenet.models import check_code, named_ports
 from mergenet.training.plan import Plan, make_plan
 from mergenet.training.record import run_folder
 from mergenet.training.spec import RunSpec, data_of, locate_data
 from tune.search.space import Point, Space, make_space
 from tune.search.sweep import COST, Sweep, Values, label_of
+
+MODEL = re.compile(r"learners\.[\w-]+\.model")
 
 
 @dataclass(frozen=True)
@@ -109,19 +112,26 @@ class SweepPlan:
 
 
 def plan_sweep(
-    sweep: Sweep, values: Mapping[str, Any], setting: Setting, paths: Mapping[str, str], runs: Path
+    sweep: Sweep,
+    values: Mapping[str, Any],
+    setting: Setting,
+    paths: Mapping[str, str],
+    runs: Path,
+    allow_code: bool = False,
 ) -> SweepPlan:
     """A sweep with all of its pairs of ports checked.
 
     Args:
         values: plain, of the experiment (`Sweep.values`).
         paths: name of a data set -> where it lies, as the user said.
+        allow_code: lets models that are code of the user's own run.
 
     Raises:
         InputError: whatever does not fit, or a space of which nothing can run.
     """
     with about(f"sweep {sweep.name}"):
         experiment = parse(Experiment, values)
+        _check_code(sweep, experiment, allow_code)
         _check_objectives(sweep, experiment)
         located = locate_data([experiment], paths)
         space = make_space(values, sweep.space, lambda: _ports_of(experiment))
@@ -132,6 +142,15 @@ def plan_sweep(
         if not plan.pairings:
             plan.trial(plan.space.corner({}))
         return plan
+
+
+def _check_code(sweep: Sweep, experiment: Experiment, allow_code: bool) -> None:
+    for name, learner in experiment.learners.items():
+        check_code(f"learners.{name}.model", learner.model, allow_code)
+    for path, dimension in sweep.space.items():
+        if MODEL.fullmatch(path) and isinstance(dimension, Values):
+            for model in dimension.of:
+                check_code(f"space.{path}", str(model), allow_code)
 
 
 def _check_objectives(sweep: Sweep, experiment: Experiment) -> None:
