@@ -26,7 +26,7 @@ from tests.tables import missing, tiny
 from tests.tables import plan as tiny_plan
 from tune.forecast.alike import Alike, alike, most_different, nearest
 from tune.forecast.corners import Corner, corners, expected_share
-from tune.forecast.cost import Timed, cost_of, tick_s, wall_s
+from tune.forecast.cost import Timed, cost_of, tick_s, transfer_s, wall_s
 from tune.forecast.forecast import crowding, measured
 from tune.forecast.kinds import Place, corner_runs, forecast_recipe, forecast_sweep, forecast_table
 from tune.forecast.room import disk, most_at_once, packing
@@ -218,6 +218,29 @@ def test_probes_are_as_many_as_the_seconds_allow(small: Small) -> None:
     assert len(measured(runs[:2], 1000.0, measure, told.append)) == 2
     assert [seconds for _, seconds in asked] == [20.0, 20.0]  # no longer than a probe is to take
     assert measured([], 60.0, measure, told.append) == ()
+
+
+def test_a_transfer_that_was_not_measured_adds_what_one_adds_elsewhere(small: Small) -> None:
+    assert transfer_s(a_probe()) == 1.0 and transfer_s(a_probe(ticks=a_probe().ticks[:1])) is None
+    two = Timing(Happening(PLAIN.steps, ("a", "b"), ("a",)), 3.0, 4, 3.0)
+    assert transfer_s(a_probe(ticks=(Timing(PLAIN, 2.0, 9, 5.0), two))) == 0.5
+
+    alone = {"learners": {"target": {"model": "resnet18-narrow"}}, "transfers": {"main": {"to": "target.conv1"}}}
+    off = {**alone, "transfers": {"main": {"to": "target.conv1", "enabled": False}}}
+    other = small({"learners": {"source": {"model": "mobilenet_v2-narrow"}}})
+    runs = [
+        a_run(other, "measured", ticks={PLAIN: 99, TAUGHT: 99}),
+        a_run(small(off), "off", ticks={Happening(("target",)): 14}),
+        a_run(small(alone), "on", ticks={Happening(("target",)): 10, Happening(("target",), ("main",)): 4}),
+    ]
+
+    def measure(spec: RunSpec, seconds: float, beside: int) -> list[Probe]:
+        plain = a_probe(ticks=(Timing(Happening(("target",)), 0.5, 9, 0.5),))
+        return [a_probe() if spec.experiment == other else plain]
+
+    lines = measured(runs, 20.0, measure, lambda line: None)
+    assert [line.like for line in lines] == [None, None, "off"]
+    assert lines[2].cost.ticks_s == 10 * 0.5 + 4 * (0.5 + 1.0)
 
 
 def test_crowding_is_how_much_longer_the_dearest_takes_beside_others(small: Small) -> None:

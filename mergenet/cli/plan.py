@@ -136,7 +136,7 @@ def _refuse_what_is_of_others(kind: str, given: dict[str, object]) -> None:
         "--seeds": ("table", "recipe"),
         "--concurrent": ("table", "sweep"),
         "--workers": ("recipe",),
-        "--allow-code": ("recipe",),
+        "--allow-code": ("sweep", "recipe"),
         "path=value": ("sweep", "recipe"),
     }
     for option, value in given.items():

@@ -104,6 +104,7 @@ def _place(asked: Asked) -> Place:
 def _command(asked: Asked, name: str, *words: str) -> str:
     """What starts it, as it was asked for here."""
     said = [*own_name(), name, asked.named, *asked.overrides, *words]
+    said += ["--allow-code"] if asked.allow_code else []
     said += ["--threads", str(asked.threads)] if asked.threads > 1 else []
     said += [word for entry in asked.data for word in ("--data", entry)]
     said += ["--runs", str(asked.runs)] if str(asked.runs) != "runs" else []
@@ -120,7 +121,6 @@ def _recipe(asked: Asked) -> Forecast:
     about = f"{name}: {len(jobs) - len(missing)} of {len(jobs)} run{'s'[: len(jobs) - 1]} there"
     words = ["--workers", str(asked.workers)] if asked.workers > 1 else []
     words += ["--seed", str(missing[0].spec.seed)] if missing and missing[0].spec.seed else []
-    words += ["--allow-code"] if asked.allow_code else []
     runs = [_alike(name, missing)] if missing else []
     seeds = seeds_for(len(jobs), 1, asked.effect)
     return forecast_recipe(about, _Meter(asked).lines(runs), place, seeds, _command(asked, "train", *words))
@@ -171,7 +171,7 @@ def _sweep(asked: Asked) -> Forecast:
 
     sweep, place = load_sweep(asked.named, asked.overrides), _place(asked)
     setting = Setting(asked.device, 1, asked.threads)
-    searched = plan_sweep(sweep, sweep.values(), setting, read_paths(asked.data), asked.runs)
+    searched = plan_sweep(sweep, sweep.values(), setting, read_paths(asked.data), asked.runs, asked.allow_code)
     over = _trials_over(searched)
     left = max(0, sweep.budget.trials - over)
     about = f"{sweep.name}: {over} of {sweep.budget.trials} trials there"

@@ -133,12 +133,12 @@ def _packed(packing: "Packing") -> str:
         f"{size(packing.free_bytes)} free // {size(packing.memory_bytes)} a run at its peak = {packing.by_memory}"
     )
     by_gpu = "" if packing.by_gpu_memory is None else f"; {packing.by_gpu_memory} fit into the GPUs' memory"
-    return f"{packing.at_once}: {by_places}; memory {by_memory} = {packing.by_memory}{by_gpu}; {packing.binds} bind"
+    return f"{packing.at_once}: {by_places}; memory {by_memory}{by_gpu}; {packing.binds} bind"
 
 
 def _crowded(forecast: "Forecast", packing: "Packing") -> str:
     at_once = min(packing.at_once, forecast.runs)
-    text = f"{at_once} beside each other take {forecast.crowding:.1f} x as long each as one alone (measured)"
+    text = f"{at_once} beside each other take {forecast.crowding:.1f} x as long each as one alone (measured just now)"
     return text + (": nothing is gained by more than one" if forecast.crowding >= at_once else "")
 
 
@@ -184,7 +184,9 @@ def lasting(seconds: float) -> str:
     """A time in the unit in which it is a small number."""
     if seconds < 100:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def size(count: float) -> str:

@@ -45,6 +45,10 @@ class Alike:
         options = (leaf for one in experiment.enabled_transfers().values() for leaf in _leaves(one.dump(), ""))
         return Counter(learners), Counter(options)
 
+    def transfers(self) -> bool:
+        """Whether there are ticks with a transfer."""
+        return any(happening.transfers for happening in self.amounts.ticks)
+
     def distance(self, other: "Alike") -> Distance:
         """How unlike another's its ticks are."""
         (learners, options), (others, other_options) = self.traits, other.traits

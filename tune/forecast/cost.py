@@ -6,7 +6,7 @@ from statistics import mean
 
 from mergenet.training.amounts import Amounts, Happening
 from mergenet.training.checkpoint import KEEP
-from mergenet.training.probe import Probe
+from mergenet.training.probe import Probe, Timing
 
 FIGURE_BYTES = 150
 """Of a line of metrics, with names as long as they come."""
@@ -49,6 +49,26 @@ class Cost:
 def tick_s(probe: Probe, happening: Happening) -> float:
     """Seconds of a tick: the median of those on which the same happens, else of those most like it."""
     return min(probe.ticks, key=lambda one: one.happening.distance(happening)).seconds
+
+
+def transfer_s(probe: Probe) -> float | None:
+    """What one transfer adds to a tick; None where ticks with one, or without, were not measured."""
+    plain = [one for one in probe.ticks if not one.happening.transfers]
+    taught = [one for one in probe.ticks if one.happening.transfers]
+    if not plain or not taught:
+        return None
+    most = max(taught, key=lambda one: one.measured)
+    added = most.seconds - tick_s(replace(probe, ticks=tuple(plain)), Happening(most.happening.steps))
+    return max(0.0, added / len(most.happening.transfers))
+
+
+def with_transfers(probe: Probe, added_s: float) -> Probe:
+    """A probe of a run without transfers, for one like it with a transfer, which adds so many seconds to a tick."""
+    lent = [
+        Timing(Happening(one.happening.steps, ("lent",), ("lent",)), one.seconds + added_s, 0, one.seconds + added_s)
+        for one in probe.ticks
+    ]
+    return replace(probe, ticks=(*probe.ticks, *lent))
 
 
 def cost_of(amounts: Amounts, probe: Probe) -> Cost:

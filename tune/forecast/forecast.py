@@ -8,7 +8,7 @@ from typing import Any
 from mergenet.training.probe import PROBE_S, Probe
 from mergenet.training.spec import RunSpec
 from tune.forecast.alike import Alike, most_different, nearest
-from tune.forecast.cost import Cost, cost_of, tick_s
+from tune.forecast.cost import Cost, cost_of, tick_s, transfer_s, with_transfers
 from tune.forecast.room import Disk, Packing
 from tune.forecast.seeds import Seeds
 
@@ -136,9 +136,14 @@ def crowding(lines: Sequence[Line], at_once: int, seconds: float, measure: Measu
 
 
 def _line(runs: Sequence[Alike], place: int, probes: Mapping[int, Probe]) -> Line:
-    by = place if place in probes else nearest(runs[place], runs, probes)
-    like = None if by == place else runs[by].name
-    return Line(runs[place], cost_of(runs[place].amounts, probes[by]), probes[by], like)
+    run = runs[place]
+    by = place if place in probes else nearest(run, runs, probes)
+    probe, like = probes[by], None if by == place else runs[by].name
+    if like is not None and run.transfers() and not runs[by].transfers():
+        lenders = {other: seconds for other, one in probes.items() if (seconds := transfer_s(one)) is not None}
+        if lenders:
+            probe = with_transfers(probe, lenders[nearest(run, runs, lenders)])
+    return Line(run, cost_of(run.amounts, probe), probe, like)
 
 
 def notes_on(lines: Sequence[Line]) -> list[str]:
