@@ -1,6 +1,7 @@
 """`mergenet plan`: real probes of a recipe, a table and a sweep, what it refuses, and that it leaves nothing behind."""
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -108,6 +109,7 @@ def test_controls_at_scale_smoke(mergenet: Call, tmp_path: Path) -> None:
     assert code == 0, err
     words = " ".join(out.split())
     assert "controls at scale smoke: 0 of 12 cells there; 4 runs would train" in words
+    assert re.search(r"1: \d+ processors // 1 = \d+, 1 asked for; memory .* a run at its peak = \d+; processors", words)
     assert "5 primary comparisons take 8 (5 x 2 / 2^8 < 0.05): too few" in words
     assert out.splitlines()[-1].endswith("ablate controls --scale smoke --concurrent 1")
     assert all(len(line) <= 80 for line in out.splitlines()[:-1]), out

@@ -129,11 +129,9 @@ def _packed(packing: "Packing") -> str:
     most = packing.there // packing.each
     by_places = f"{packing.there} {what} // {packing.each} = {most}"
     by_places += "" if packing.by_places == most else f", {packing.by_places} asked for"
-    by_memory = (
-        f"{size(packing.free_bytes)} free // {size(packing.memory_bytes)} a run at its peak = {packing.by_memory}"
-    )
+    memory = f"{size(packing.free_bytes)} free // {size(packing.memory_bytes)} a run at its peak = {packing.by_memory}"
     by_gpu = "" if packing.by_gpu_memory is None else f"; {packing.by_gpu_memory} fit into the GPUs' memory"
-    return f"{packing.at_once}: {by_places}; memory {by_memory}{by_gpu}; {packing.binds} bind"
+    return f"{packing.at_once}: {by_places}; memory {memory}{by_gpu}; {packing.binds} bind"
 
 
 def _crowded(forecast: "Forecast", packing: "Packing") -> str:
