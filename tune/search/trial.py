@@ -1,5 +1,6 @@
 """A trial on a worker: a run like any other, whose figures go to Tune as they come."""
 
+import gc
 import json
 import sys
 import time
@@ -60,6 +61,8 @@ def work(config: Mapping[str, str], news: Any) -> None:
         state, reason = _outcome(task, ToTune(task, epochs, news))
     except StoppedByTune:
         sys.exit(0)  # Tune's word for a trial that has heard it; one that returns would wait to be asked again
+    finally:
+        gc.collect()  # this process takes other trials, and a run leaves networks behind that hold each other
     tune.report({EPOCH: epochs, STATE: state, REASON: reason})
 
 
