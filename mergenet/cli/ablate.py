@@ -58,7 +58,7 @@ def ablate(
     _check_arms(arms, plan)
     places = Places(options.runs, options.results, resolve_device(device), threads)
     ablation = find_missing(plan, places, options.shows, lambda cell: not arms or cell[0] in arms)
-    most = _check_room(concurrent, places.device, threads)
+    most = check_room(concurrent, places.device, threads)
     if dry_run:
         print_ablation(ablation, most)
         return
@@ -78,7 +78,7 @@ def _check_arms(arms: Sequence[str], plan: "TablePlan") -> None:
             raise InputError(f"--arm {arm}: {plan.table.name} has no such arm; {nearest(arm, plan.arms)}")
 
 
-def _check_room(concurrent: int | None, device: str, threads: int) -> int:
+def check_room(concurrent: int | None, device: str, threads: int) -> int:
     """How many runs at once: on a GPU they may share it, processors are not shared."""
     from cluster.session import available
 

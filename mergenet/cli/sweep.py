@@ -194,8 +194,7 @@ def _print(plan: "SweepPlan") -> None:
 
 def _confirm(plan: "SweepPlan", seeds: int, results: Path, mlflow: str) -> None:
     """The best trial beside no transfer on seeds after the sweep's own, as a table that is rendered too."""
-    from cluster.session import available
-    from mergenet.cli.ablate import train_cells
+    from mergenet.cli.ablate import check_room, train_cells
     from mergenet.cli.report import render_table
     from mergenet.cli.tables import TableOptions
     from tune.ablate import Places, find_missing
@@ -211,8 +210,7 @@ def _confirm(plan: "SweepPlan", seeds: int, results: Path, mlflow: str) -> None:
     ablation = find_missing(options.plan(), places, options.shows)
     ablation.check_free(resume=True)
     again = shlex.join([*own_name(), "sweep", "--resume", shown(plan.folder), "--confirm", str(seeds)])
-    most = max(1, available(setting.device) // (1 if setting.device == "cuda" else setting.threads))
-    failed = train_cells(ablation, most, mlflow, again)
+    failed = train_cells(ablation, check_room(None, setting.device, setting.threads), mlflow, again)
     render_table(options, effect=None)
     if failed:
         raise click.ClickException(f"{failed} of {len(ablation.jobs)} runs failed; try again with: {again}")

@@ -20,8 +20,8 @@ def best_of(log: Log) -> Trial:
     finished = [trial for trial in log.trials() if trial.values is not None]
     if not finished:
         raise InputError(f"{shown(log.folder)}: no trial has finished, so there is nothing to confirm")
-    place = list(log.sweep.objectives).index(log.sweep.measured or "")
-    sign = 1 if log.sweep.objectives[log.sweep.measured or ""] == "higher" else -1
+    place = list(log.sweep.objectives).index(log.sweep.measured)
+    sign = 1 if log.sweep.objectives[log.sweep.measured] == "higher" else -1
     return max(finished, key=lambda trial: sign * (trial.values or ())[place])
 
 
@@ -38,7 +38,7 @@ def confirmation(log: Log, trial: Trial) -> Table:
     evaluation = {key: value for key, value in log.values["evaluation"].items() if key != "test"}
     experiment = {**log.values, "evaluation": evaluation}
     enabled = Experiment.model_validate(log.values).enabled_transfers()
-    measured = log.sweep.measured or ""
+    measured = log.sweep.measured
     return Table.model_validate(
         {
             "name": f"{log.sweep.name}-{trial.number}",

@@ -92,7 +92,7 @@ class _Sent:
         if run.info.status == STATUS[trial.state]:
             return
         begun = run.info.start_time
-        measured = log.sweep.measured or ""
+        measured = log.sweep.measured
         points = [
             Metric(f"validation/{measured}", value, begun + int(epoch), int(epoch)) for epoch, value in trial.curve
         ]

@@ -146,7 +146,6 @@ def _halving(plan: SweepPlan, ledger: Ledger) -> Halving | None:
         return None
     experiment = parse(Experiment, plan.values)
     measured = plan.sweep.measured
-    assert measured is not None, "a sweep has an objective that is measured"
     epochs = experiment.learners[experiment.clock].training.epochs
     halving = Halving(options, plan.sweep.objectives[measured], epochs)
     halving.live_through([trial for trial in trials_of(ledger.events) if trial.state != "running"])

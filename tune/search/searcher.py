@@ -73,7 +73,6 @@ class Search(Searcher):
         self._live[trial_id] = trial
         spec, _ = self._plan.trial(trial.point)
         measured = self._plan.sweep.measured
-        assert measured is not None, "a sweep has an objective that is measured"
         return Task(spec, self._plan.setting.workers, measured).as_config()
 
     def _new(self) -> Trial | None:
@@ -134,7 +133,6 @@ class Search(Searcher):
         """The trial with what its record says."""
         spec, plan = self._plan.trial(trial.point)
         measured = self._plan.sweep.measured
-        assert measured is not None, "a sweep has an objective that is measured"
         curve = curve_of(read_metrics(spec.folder), measured)
         result = read_result(spec.folder)
         if trial.state != "finished" or result is None:

@@ -192,7 +192,7 @@ class Sweep(Options):
         for objective in self.objectives:
             if not re.fullmatch(r"[\w-]+\.\w+", objective):
                 raise ValueError(f"objectives.{objective}: write it as learner.metric, or {COST}")
-        if self.measured is None:
+        if set(self.objectives) == {COST}:
             raise ValueError(f"objectives: {COST} alone needs no training; add a metric, as target.top1")
         if isinstance(self.sampler, Nsga2) and len(self.objectives) < 2:
             raise ValueError("sampler: nsga2 weighs two objectives against each other; add one, or take tpe")
@@ -203,9 +203,9 @@ class Sweep(Options):
         return self
 
     @property
-    def measured(self) -> str | None:
+    def measured(self) -> str:
         """The objective by which trials are stopped early: the first that is measured."""
-        return next((objective for objective in self.objectives if objective != COST), None)
+        return next(objective for objective in self.objectives if objective != COST)
 
     def layers(self) -> Layers:
         """What is laid over the experiment: the scale, the changes, and that no test split is read.

@@ -36,7 +36,7 @@ class Outcome:
     @property
     def chief(self) -> str:
         """The objective that is measured over epochs, by which plots are coloured."""
-        return self.log.sweep.measured or self.objectives[0]
+        return self.log.sweep.measured
 
     def of(self, state: State) -> list[Trial]:
         """The trials of a state."""
