@@ -5,14 +5,16 @@ Per sample, KD is TCKD + (1 - p) NCKD with p the teacher's probability of the la
 Shape legend: N samples, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from mergenet.config import InputError, Options
+from mergenet.config import InputError
+from mergenet.method.criterion import Criterion, Outputs, known
 from mergenet.method.distill.common import (
     check_logits,
     checked_labels,
@@ -23,7 +25,7 @@ from mergenet.method.distill.common import (
 )
 
 
-class Dkd(Options):
+class Dkd(Criterion):
     """Decoupled distillation; defaults of mdistiller (`engine/cfg.py`, `configs/cifar100/dkd/res50_mv2.yaml`).
 
     Attributes:
@@ -34,11 +36,24 @@ class Dkd(Options):
         cross_entropy: weight of the cross-entropy with the labels.
     """
 
+    warms_up: ClassVar[bool] = True
+
     temperature: PositiveFloat = 4.0
     alpha: NonNegativeFloat = 1.0
     beta: NonNegativeFloat = 8.0
     warm_up: NonNegativeFloat = 20.0
     cross_entropy: NonNegativeFloat = 1.0
+
+    def value(
+        self,
+        student: Outputs,
+        teachers: Sequence[Outputs],
+        labels: Tensor | None,
+        epoch: int,
+        layers: nn.Module | None,
+    ) -> Tensor:
+        """See `loss`."""
+        return loss(student.logits, teachers[0].logits, known(labels), epoch, self)
 
 
 DEFAULTS = Dkd()

@@ -3,20 +3,20 @@
 Shape legend: N samples, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from mergenet.config import Options
+from mergenet.method.criterion import Criterion, Outputs, known
 from mergenet.method.distill.common import check_logits, checked_labels, divergence, in_full_precision
 
 Over = Literal["samples", "entries"]
 
 
-class Kd(Options):
+class Kd(Criterion):
     """Knowledge distillation; defaults of mdistiller (`engine/cfg.py`, `configs/cifar100/kd.yaml`).
 
     Attributes:
@@ -31,6 +31,17 @@ class Kd(Options):
     cross_entropy: NonNegativeFloat = 0.1
     soft_targets: NonNegativeFloat = 0.9
     over: Over = "samples"
+
+    def value(
+        self,
+        student: Outputs,
+        teachers: Sequence[Outputs],
+        labels: Tensor | None,
+        epoch: int,
+        layers: nn.Module | None,
+    ) -> Tensor:
+        """See `loss`."""
+        return loss(student.logits, teachers[0].logits, known(labels), self)
 
 
 DEFAULTS = Kd()

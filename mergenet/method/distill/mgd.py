@@ -3,7 +3,7 @@
 Shape legend: N samples, S and T channels of student and teacher, H x W positions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -11,11 +11,12 @@ from pydantic import Field, NonNegativeFloat
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from mergenet.config import InputError, Options
+from mergenet.config import InputError
+from mergenet.method.criterion import Criterion, Outputs, known
 from mergenet.method.distill.common import check_dtype, check_logits, checked_labels, in_full_precision, shape_of
 
 
-class Mgd(Options):
+class Mgd(Criterion):
     """Masked generation; defaults of yzd-v/cls_KD for CIFAR-100 (`configs/distillers/cifar100`, ResNet34 to 18).
 
     Attributes:
@@ -35,16 +36,42 @@ class Mgd(Options):
         """The loss with its layers, for features of so many channels."""
         return MgdLoss(student, teacher, self)
 
+    @property
+    def layer(self) -> str | None:
+        """The last map."""
+        return "last"
+
+    def layers_for(self, student: Outputs, teachers: Sequence[Outputs]) -> nn.Module | None:
+        """Alignment and generation, within the loss."""
+        return self.build(student.maps.shape[1], teachers[0].maps.shape[1])
+
+    def value(
+        self,
+        student: Outputs,
+        teachers: Sequence[Outputs],
+        labels: Tensor | None,
+        epoch: int,
+        layers: nn.Module | None,
+    ) -> Tensor:
+        """See `MgdLoss`; the mask is drawn from torch's own random numbers."""
+        assert layers is not None
+        return layers(student.maps, teachers[0].maps, student.logits, known(labels))
+
 
 VARIANTS: Mapping[str, Mgd] = {
     "imagenet": Mgd(weight=7e-5),
 }
 
 
-def draw_mask(samples: int, channels: int, dropped: float, generator: Generator) -> Tensor:
-    """Zeros with probability `dropped` and ones, (N, T, 1, 1) in float32, on the generator's device."""
-    drawn = torch.rand((samples, channels, 1, 1), generator=generator, device=generator.device)
-    return (drawn >= dropped).float()
+def draw_mask(
+    samples: int, channels: int, dropped: float, generator: Generator | None, device: torch.device | None = None
+) -> Tensor:
+    """Zeros with probability `dropped` and ones, (N, T, 1, 1) in float32, on the generator's device.
+
+    Without a generator they are of torch's own random numbers of `device`.
+    """
+    where = device if generator is None else generator.device
+    return (torch.rand((samples, channels, 1, 1), generator=generator, device=where) >= dropped).float()
 
 
 @in_full_precision
@@ -89,7 +116,9 @@ class MgdLoss(nn.Module):
         self.generate = MaskedGeneration(student, teacher)
 
     @in_full_precision
-    def forward(self, student: Tensor, teacher: Tensor, logits: Tensor, labels: Tensor, generator: Generator) -> Tensor:
+    def forward(
+        self, student: Tensor, teacher: Tensor, logits: Tensor, labels: Tensor, generator: Generator | None = None
+    ) -> Tensor:
         """A scalar.
 
         Args:
@@ -97,7 +126,7 @@ class MgdLoss(nn.Module):
             teacher: features (N, T, H, W); no gradient flows into them.
             logits: the student's (N, C).
             labels: class numbers (N,).
-            generator: draws the mask.
+            generator: draws the mask; torch's own random numbers, if there is none.
 
         Raises:
             InputError: shapes that do not agree, labels that are no classes.
@@ -105,7 +134,7 @@ class MgdLoss(nn.Module):
         check_logits(logits)
         student = self._fitted(student, teacher)
         hard = functional.cross_entropy(logits, checked_labels(labels, logits))
-        mask = draw_mask(len(teacher), teacher.shape[1], self.options.dropped, generator)
+        mask = draw_mask(len(teacher), teacher.shape[1], self.options.dropped, generator, teacher.device)
         error = reconstruction(self.generate(student, mask), teacher)
         return self.options.cross_entropy * hard + self.options.weight * error
 

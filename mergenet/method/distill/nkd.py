@@ -3,17 +3,17 @@
 Shape legend: N samples, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import NonNegativeFloat, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from mergenet.config import Options
+from mergenet.method.criterion import Criterion, Outputs, known
 from mergenet.method.distill.common import check_logits, checked_labels, in_full_precision, of_label, of_others
 
 
-class Nkd(Options):
+class Nkd(Criterion):
     """Normalized distillation; defaults of yzd-v/cls_KD for CIFAR-100 (`configs/distillers/cifar100`, ResNet34 to 18).
 
     Attributes:
@@ -25,6 +25,17 @@ class Nkd(Options):
     temperature: PositiveFloat = 3.0
     gamma: NonNegativeFloat = 3.5
     cross_entropy: NonNegativeFloat = 1.0
+
+    def value(
+        self,
+        student: Outputs,
+        teachers: Sequence[Outputs],
+        labels: Tensor | None,
+        epoch: int,
+        layers: nn.Module | None,
+    ) -> Tensor:
+        """See `loss`."""
+        return loss(student.logits, teachers[0].logits, known(labels), self)
 
 
 DEFAULTS = Nkd()

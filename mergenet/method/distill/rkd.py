@@ -3,21 +3,22 @@
 Shape legend: N samples, D dimensions. Student and teacher may differ in D.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from mergenet.config import InputError, Options
+from mergenet.config import InputError
+from mergenet.method.criterion import Criterion, Outputs, known
 from mergenet.method.distill.common import check_logits, checked_labels, in_full_precision, shape_of
 
 SQUARES = 1e-12  # the least squared distance of two samples, in both official codes
 
 
-class Rkd(Options):
+class Rkd(Criterion):
     """Relational distillation; defaults for classification of RepDistiller and mdistiller (`engine/cfg.py`).
 
     Attributes:
@@ -31,6 +32,24 @@ class Rkd(Options):
     distance: NonNegativeFloat = 25.0
     angle: NonNegativeFloat = 50.0
     cross_entropy: NonNegativeFloat = 1.0
+
+    @property
+    def layer(self) -> str | None:
+        """What goes into the classifier, unless logits are compared."""
+        return "pooled" if self.on == "features" else None
+
+    def value(
+        self,
+        student: Outputs,
+        teachers: Sequence[Outputs],
+        labels: Tensor | None,
+        epoch: int,
+        layers: nn.Module | None,
+    ) -> Tensor:
+        """See `loss`."""
+        if self.on == "logits":
+            return loss(student.logits, teachers[0].logits, known(labels), options=self)
+        return loss(student.maps, teachers[0].maps, known(labels), student.logits, self)
 
 
 DEFAULTS = Rkd()

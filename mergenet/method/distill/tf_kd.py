@@ -5,21 +5,22 @@ Both means are over all N * C entries, as in the authors' `my_loss_function.py`.
 Shape legend: N samples, C classes.
 """
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from mergenet.config import Options
+from mergenet.method.criterion import Criterion, Outputs, known
 from mergenet.method.distill.common import check_logits, checked_labels, divergence, in_full_precision
 from mergenet.method.distill.kd import soft_targets
 
 Alpha = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class TfKdSelf(Options):
+class TfKdSelf(Criterion):
     """From one's own trained copy; the authors' values for MobileNetV2 (`mobilenet_distill/mobilenet_self_teacher`).
 
     Attributes:
@@ -32,8 +33,19 @@ class TfKdSelf(Options):
     alpha: Alpha = 0.95
     multiplier: NonNegativeFloat = 1.0
 
+    def value(
+        self,
+        student: Outputs,
+        teachers: Sequence[Outputs],
+        labels: Tensor | None,
+        epoch: int,
+        layers: nn.Module | None,
+    ) -> Tensor:
+        """See `self_loss`."""
+        return self_loss(student.logits, teachers[0].logits, known(labels), self)
 
-class TfKdReg(Options):
+
+class TfKdReg(Criterion):
     """From a teacher made by hand; the authors' values for MobileNetV2 (`base_experiments/base_mobilenetv2`).
 
     Attributes:
@@ -43,10 +55,23 @@ class TfKdReg(Options):
         correct: the probability that the teacher gives the label.
     """
 
+    taught: ClassVar[bool] = False
+
     temperature: PositiveFloat = 40.0
     alpha: Alpha = 0.95
     multiplier: NonNegativeFloat = 1.0
     correct: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
+
+    def value(
+        self,
+        student: Outputs,
+        teachers: Sequence[Outputs],
+        labels: Tensor | None,
+        epoch: int,
+        layers: nn.Module | None,
+    ) -> Tensor:
+        """See `reg_loss`."""
+        return reg_loss(student.logits, known(labels), self)
 
 
 SELF_DEFAULTS = TfKdSelf()

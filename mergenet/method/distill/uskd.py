@@ -3,14 +3,15 @@
 Shape legend: N samples, C classes, D channels of a feature of an earlier stage.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mergenet.config import InputError, Options
+from mergenet.config import InputError
+from mergenet.method.criterion import Criterion, Outputs, known
 from mergenet.method.distill.common import (
     check_dtype,
     check_logits,
@@ -26,7 +27,7 @@ ENOUGH = 1e-6  # added to what the rank divides by, in the official code
 WEAK_LABEL = 0.9  # the share of a weak label that its class has; the rest is uniform
 
 
-class Uskd(Options):
+class Uskd(Criterion):
     """Universal self-distillation; defaults of yzd-v/cls_KD for CIFAR-100 (`configs/distillers/cifar100`, ResNet18).
 
     Attributes:
@@ -38,6 +39,8 @@ class Uskd(Options):
         cross_entropy: weight of the cross-entropy with the labels.
     """
 
+    taught: ClassVar[bool] = False
+
     target: NonNegativeFloat = 0.1
     non_target: NonNegativeFloat = 0.1
     weak: NonNegativeFloat = 0.1
@@ -47,6 +50,27 @@ class Uskd(Options):
     def build(self, channels: int, classes: int) -> "UskdLoss":
         """The loss with its weak head, for features of so many channels."""
         return UskdLoss(channels, classes, self)
+
+    @property
+    def layer(self) -> str | None:
+        """The weak head's (the official code: the last stage but one)."""
+        return "earlier"
+
+    def layers_for(self, student: Outputs, teachers: Sequence[Outputs]) -> nn.Module | None:
+        """The weak head, within the loss."""
+        return self.build(student.maps.shape[1], student.logits.shape[1])
+
+    def value(
+        self,
+        student: Outputs,
+        teachers: Sequence[Outputs],
+        labels: Tensor | None,
+        epoch: int,
+        layers: nn.Module | None,
+    ) -> Tensor:
+        """See `UskdLoss`."""
+        assert layers is not None
+        return layers(student.logits, student.maps, known(labels))
 
 
 VARIANTS: Mapping[str, Uskd] = {
