@@ -96,8 +96,8 @@ def transfer(graph: Graph, step: int) -> None:
 
 def one_round(graphs: dict[str, Graph], step: int) -> dict[str, float]:
     """Seconds of each part."""
-    learners = next(iter(graphs.values())).learners
-    times = {name: seconds(lambda name=name: learners[name].step(step)) for name in ("source", "target")}
+    steps = dict(zip(("source", "target"), next(iter(graphs.values())).steps, strict=True))
+    times = {name: seconds(lambda name=name: steps[name].step(step)) for name in steps}
     return times | {name: seconds(lambda graph=graph: transfer(graph, step + 1)) for name, graph in graphs.items()}
 
 

@@ -21,14 +21,16 @@ from mergenet.config import (
     read_file,
     read_override,
 )
+from mergenet.method.edges import AmalgamateOptions, DistillOptions, Lesson, ShareOptions
 from mergenet.method.options import TransferOptions
 from mergenet.optimization import Optimizer, Schedule, Sgd, Steps
 from mergenet.tasks import Task
+from mergenet.wiring import check_wiring
 
 RECIPES = Path(__file__).parent / "recipes"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-"""Of a learner or a transfer: a word that can stand in a path."""
+"""Of a learner, a transfer or another edge: a word that can stand in a path."""
 
 
 class Training(Options):
@@ -73,9 +75,10 @@ class LearnerOptions(Options):
         model: name of a model.
         copy_number: written `copy`; tells two learners of one model apart, which otherwise start from equal weights.
         weights: a file, or torchvision's name of weights of this model, to start from.
-        frozen: stays as it is: only the matrices that transfers read are held, there is no forward pass.
+        frozen: stays as it is: of what transfers read only those matrices are held, without a forward pass; a teacher
+            is held whole, and sees its student's batches.
         factored: port -> how its layer is trained as two factors; what is exported is one weight again.
-        task: what it is trained to do, on which data; a frozen learner has none.
+        task: what it is trained to do, on which data; a frozen learner needs none.
         training: overrides of the experiment's `training`.
     """
 
@@ -125,6 +128,9 @@ class Experiment(Options):
         training: default of every learner; it is resolved into them and not kept.
         learners: name -> learner.
         transfers: name -> transfer.
+        distill: name -> a loss with a teacher.
+        amalgamate: name -> a loss with several teachers of different classes.
+        share: name -> a weight that two learners share.
         clock: the learner whose steps are the ticks; `target` where there is one of that name.
     """
 
@@ -132,6 +138,9 @@ class Experiment(Options):
     training: Training = Field(default=Training(), exclude=True)
     learners: dict[Name, LearnerOptions]
     transfers: dict[Name, TransferOptions] = Field(default={})
+    distill: Annotated[dict[Name, DistillOptions], Neutral({})] = Field(default={})
+    amalgamate: Annotated[dict[Name, AmalgamateOptions], Neutral({})] = Field(default={})
+    share: Annotated[dict[Name, ShareOptions], Neutral({})] = Field(default={})
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpointing = Checkpointing()
     clock: str = "target"
@@ -154,41 +163,8 @@ class Experiment(Options):
 
     @model_validator(mode="after")
     def _connects(self) -> Self:
-        for name, learner in self.learners.items():
-            _check_trains_or_is_frozen(f"learners.{name}", learner)
-        if self.clock not in self.trained():
-            what = "is frozen" if self.clock in self.learners else "is no learner"
-            raise ValueError(f"clock: '{self.clock}' {what}; {nearest(self.clock, self.trained())}")
-        if self.learners[self.clock].training.every != 1:
-            raise ValueError(f"learners.{self.clock}.training.every: the clock learner steps on every tick")
-        epochs = self.learners[self.clock].training.epochs
-        for name, learner in self.trained().items():
-            if learner.training.epochs != epochs:
-                raise ValueError(
-                    f"learners.{name}.training.epochs: those of the clock learner '{self.clock}', {epochs}, "
-                    f"are everyone's; set training.epochs"
-                )
-        for name, transfer in self.transfers.items():
-            self._check_transfer(f"transfers.{name}", transfer)
+        check_wiring(self)
         return self
-
-    def _check_transfer(self, path: str, transfer: TransferOptions) -> None:
-        for key, end in (("from", transfer.source), ("to", transfer.target)):
-            self._check_end(f"{path}.{key}", end)
-        source, target = (split_end(end)[0] for end in (transfer.source, transfer.target))
-        if self.learners[target].frozen:
-            raise ValueError(f"{path}.to: '{target}' is frozen; name a port of one that trains")
-        if transfer.control == "initial" and self.learners[source].frozen:
-            raise ValueError(f"{path}.control: a frozen source stays as it began; leave 'initial' out")
-        if transfer.optimizer_state != "keep" and not self.learners[target].training.optimizer.remembers:
-            raise ValueError(f"{path}.optimizer_state: '{target}' trains without momentum; leave it out")
-
-    def _check_end(self, path: str, end: str) -> None:
-        learner, dot, port = end.partition(".")
-        if not dot or not port:
-            raise ValueError(f"{path}: write it as learner.port, got '{end}'")
-        if learner not in self.learners:
-            raise ValueError(f"{path}: no learner '{learner}'; {nearest(learner, self.learners)}")
 
     def trained(self) -> dict[str, LearnerOptions]:
         """The learners that train."""
@@ -206,29 +182,19 @@ class Experiment(Options):
         """The transfers that take place."""
         return {name: transfer for name, transfer in self.transfers.items() if transfer.enabled}
 
+    def enabled_shares(self) -> dict[str, ShareOptions]:
+        """The weights that are shared."""
+        return {name: share for name, share in self.share.items() if share.enabled}
 
-def _check_trains_or_is_frozen(path: str, learner: LearnerOptions) -> None:
-    if not learner.frozen:
-        if learner.task is None:
-            raise ValueError(f"{path}.task: is missing")
-        return
-    if learner.weights is None:
-        raise ValueError(f"{path}.weights: a frozen learner is read from a file; name it, {path}.weights=FILE")
-    as_default = {
-        "task": learner.task is None,
-        "training": learner.training == Training(),
-        "copy": learner.copy_number == 0,
-        "factored": not learner.factored,
-    }
-    for name, holds in as_default.items():
-        if not holds:
-            raise ValueError(f"{path}.{name}: a frozen learner is only read by transfers; leave it out")
-
-
-def split_end(end: str) -> tuple[str, str]:
-    """`learner.port` as its two names."""
-    learner, _, port = end.partition(".")
-    return learner, port
+    def lessons(self, enabled: bool = True) -> dict[str, Lesson]:
+        """`distill.NAME` or `amalgamate.NAME` -> by what a student learns; those that are `enabled`, or all."""
+        families: dict[str, Mapping[str, Lesson]] = {"distill": self.distill, "amalgamate": self.amalgamate}
+        return {
+            f"{family}.{name}": lesson
+            for family, lessons in families.items()
+            for name, lesson in lessons.items()
+            if lesson.enabled or not enabled
+        }
 
 
 # --- from files --------------------------------------------------------------------------------------------------
@@ -283,10 +249,12 @@ def _file_of(name_or_path: str) -> Path:
 
 def _refuse_misspelt(values: Any, change: Any, override: str) -> None:
     """A value within a learner or transfer that is not there would make a new one that lacks everything else."""
-    for family in ("learners", "transfers"):
-        there = values.get(family)
+    for family in ("learners", "transfers", "distill", "amalgamate", "share"):
+        there = values.get(family, {})
         named = change.get(family)
         if not isinstance(there, dict) or not isinstance(named, dict) or override.partition("=")[0].count(".") < 2:
             continue
         for name in named.keys() - there.keys():
-            raise InputError(f"override '{override}': no {family[:-1]} '{name}'; {nearest(str(name), there)}")
+            raise InputError(
+                f"override '{override}': no {family.removesuffix('s')} '{name}'; {nearest(str(name), there)}"
+            )

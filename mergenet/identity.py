@@ -1,14 +1,15 @@
 """What a run and its cells are called: hashes of all that can influence them, and of nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from mergenet.config import digest, identity
-from mergenet.experiment import Experiment, LearnerOptions, split_end
+from mergenet.experiment import Experiment, LearnerOptions
 from mergenet.method.options import TransferOptions
 from mergenet.models import find_model
+from mergenet.wiring import split_end
 
 NUMERICS = 2
 """Part of every hash: raised when the golden losses change, so that old results are not taken for new ones."""
@@ -53,7 +54,7 @@ def cell_keys(
 ) -> dict[str, str]:
     """Learner that trains -> hash of everything that can influence what it becomes.
 
-    A learner is described by its own options, and by what each enabled transfer into it brings, which
+    A learner is described by its own options, and by what each enabled edge into it brings, which
     unfolds its source's description. Two graphs of n learners that differ at all differ within 2n levels.
     Names, paths and whatever cannot reach the learner stay out: an arm has the same key alone and in company.
 
@@ -78,6 +79,8 @@ def cell_keys(
             for transfer in experiment.enabled_transfers().values()
             if split_end(transfer.target)[0] == name
         ]
+        for edge, others in [*_lesson_of(experiment, name, contents), *_shares_of(experiment, name)]:
+            incoming.append([edge, [describe(other, levels - 1) for other in others]])
         return digest([own[name], sorted(incoming, key=digest)])
 
     return {
@@ -109,23 +112,74 @@ def _edge_description(experiment: Experiment, transfer: TransferOptions) -> Any:
     """A transfer's options, its ports by their dotted names whatever they were called."""
     plain = identity(transfer)
     for key in ("from", "to"):
-        learner, port = split_end(plain[key])
-        named = find_model(experiment.learners[learner].model).ports
-        plain[key] = named.get(port, port).removesuffix(".weight")
+        plain[key] = _port(experiment, plain[key])
     source = experiment.learners[split_end(transfer.source)[0]]
     if transfer.control == "random" and source.frozen:  # a file's digest does not say which model is drawn anew
         plain["model"] = source.model
     return plain
 
 
+Joined = tuple[Any, list[str]]
+"""An edge described without names of learners, and the learners at its other end, in their order."""
+
+
+def _lesson_of(experiment: Experiment, name: str, contents: Contents) -> Iterator[Joined]:
+    """By what a learner learns, and from whom."""
+    for path, lesson in experiment.lessons().items():
+        student, layer = split_end(lesson.student)
+        if student == name:
+            ends = [split_end(end) for end in lesson.teachers]
+            models = [_looks(experiment, teacher, contents) for teacher, _ in ends]
+            plain = {
+                "kind": path.partition(".")[0],
+                "loss": identity(lesson)["loss"],
+                "to": _layer(experiment, student, layer or lesson.criterion.layer),
+                "from": [_layer(experiment, one, layer or lesson.criterion.layer) for one, layer in ends],
+                "models": models,
+            }
+            yield plain, [teacher for teacher, _ in ends]
+
+
+def _layer(experiment: Experiment, learner: str, layer: str | None) -> str | None:
+    """A layer by its dotted name, whatever it was called."""
+    return None if layer is None else find_model(experiment.learners[learner].model).layers.get(layer, layer)
+
+
+def _looks(experiment: Experiment, teacher: str, contents: Contents) -> Any:
+    """What a frozen teacher is beside its weights: a file does not say which model looks through them."""
+    options = experiment.learners[teacher]
+    return [options.model, contents.code.get(teacher)] if options.frozen else None
+
+
+def _shares_of(experiment: Experiment, name: str) -> Iterator[Joined]:
+    """The weights that a learner shares, as the one who holds them or who has a slice."""
+    for share in experiment.enabled_shares().values():
+        for own, other, role in ((share.large, share.small, "large"), (share.small, share.large, "small")):
+            if split_end(own)[0] == name:
+                ports = [_port(experiment, end) for end in (share.large, share.small)]
+                yield {"kind": "share", "ports": ports, "order": share.order, "role": role}, [split_end(other)[0]]
+
+
+def _port(experiment: Experiment, end: str) -> str:
+    """A port by its dotted name, whatever it was called."""
+    learner, port = split_end(end)
+    return find_model(experiment.learners[learner].model).ports.get(port, port).removesuffix(".weight")
+
+
 def upstream(experiment: Experiment, name: str) -> set[str]:
-    """The learner and all that can influence it over enabled transfers."""
+    """The learner and all that can influence it over enabled edges."""
+    into: dict[str, set[str]] = {learner: set() for learner in experiment.learners}
+    for transfer in experiment.enabled_transfers().values():
+        into[split_end(transfer.target)[0]].add(split_end(transfer.source)[0])
+    for lesson in experiment.lessons().values():
+        into[split_end(lesson.student)[0]] |= {split_end(end)[0] for end in lesson.teachers}
+    for share in experiment.enabled_shares().values():
+        large, small = split_end(share.large)[0], split_end(share.small)[0]
+        into[large].add(small)
+        into[small].add(large)
     found, waiting = {name}, [name]
     while waiting:
-        reached = waiting.pop()
-        for transfer in experiment.enabled_transfers().values():
-            source, target = split_end(transfer.source)[0], split_end(transfer.target)[0]
-            if target == reached and source not in found:
-                found.add(source)
-                waiting.append(source)
+        fresh = into[waiting.pop()] - found
+        found |= fresh
+        waiting += fresh
     return found

@@ -141,7 +141,7 @@ def trained_weights(experiment: Experiment) -> dict[str, Any]:
         reductions.append(1)
         return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
-    graph.learners["target"].module.register_comm_hook(None, count)  # type: ignore[operator]
+    graph.steps[-1].module.register_comm_hook(None, count)  # type: ignore[operator]
     run(graph, STEPS)
     return {"weights": graph.learners["target"].model.state_dict(), "reductions": len(reductions)}
 

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mergenet.config import InputError, about, nearest
-from mergenet.experiment import Experiment, split_end
+from mergenet.experiment import Experiment
 from mergenet.identity import upstream
 from mergenet.training.plan import Plan, make_plan, plan_again
 from mergenet.training.spec import Origin, data_of, locate_data
+from mergenet.wiring import split_end
 from tune.scale import Changes
 from tune.table import HELD, Table, experiment_of, with_models
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mergenet.config import InputError, digest, parse
-from mergenet.experiment import Experiment, split_end
+from mergenet.experiment import Experiment
 from mergenet.identity import upstream
 from mergenet.training.plan import Plan, make_plan, plan_again
 from mergenet.training.spec import Origin, data_of
+from mergenet.wiring import split_end
 from tune.cells import ArmPlan, Cell, TablePlan
 
 

@@ -9,12 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from mergenet.config import as_yaml
-from mergenet.experiment import Experiment, split_end
+from mergenet.experiment import Experiment
 from mergenet.training.ends import TransferPlan
 from mergenet.training.files import read_json, shown
 from mergenet.training.plan import Plan
 from mergenet.training.reporter import Unbreakable
 from mergenet.training.spec import RunSpec
+from mergenet.wiring import split_end
 
 if TYPE_CHECKING:
     from tune.ablate import Ablation

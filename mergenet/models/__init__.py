@@ -29,14 +29,14 @@ __all__ = [
 MODELS: dict[str, Model] = {
     "resnet18": published("resnet18"),
     "resnet50": published("resnet50"),
-    "resnet18-cifar": Model(resnet.resnet18_cifar, resnet.PORTS),
-    "resnet50-cifar": Model(resnet.resnet50_cifar, resnet.PORTS),
-    "resnet18-narrow": Model(resnet.resnet18_narrow, resnet.PORTS),
-    "resnet18-narrow16": Model(resnet.resnet18_narrow16, resnet.PORTS),
-    "mobilenet_v2": Model(Published("mobilenet_v2"), mobilenet.PORTS),
-    "mobilenet_v2-cifar": Model(mobilenet.mobilenet_v2_cifar, mobilenet.CIFAR_PORTS),
-    "mobilenet_v2-narrow": Model(mobilenet.mobilenet_v2_narrow, mobilenet.PORTS),
-    "mobilenet_v2-narrow16": Model(mobilenet.mobilenet_v2_narrow16, mobilenet.PORTS),
+    "resnet18-cifar": Model(resnet.resnet18_cifar, resnet.PORTS, resnet.LAYERS),
+    "resnet50-cifar": Model(resnet.resnet50_cifar, resnet.PORTS, resnet.LAYERS),
+    "resnet18-narrow": Model(resnet.resnet18_narrow, resnet.PORTS, resnet.LAYERS),
+    "resnet18-narrow16": Model(resnet.resnet18_narrow16, resnet.PORTS, resnet.LAYERS),
+    "mobilenet_v2": Model(Published("mobilenet_v2"), mobilenet.PORTS, mobilenet.LAYERS),
+    "mobilenet_v2-cifar": Model(mobilenet.mobilenet_v2_cifar, mobilenet.CIFAR_PORTS, mobilenet.LAYERS),
+    "mobilenet_v2-narrow": Model(mobilenet.mobilenet_v2_narrow, mobilenet.PORTS, mobilenet.LAYERS),
+    "mobilenet_v2-narrow16": Model(mobilenet.mobilenet_v2_narrow16, mobilenet.PORTS, mobilenet.LAYERS),
 }
 """Models with named ports or builders of our own."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -22,10 +22,13 @@ class Model:
     Attributes:
         build: classes -> a fresh module, images (batch, 3, height, width) -> logits (batch, classes).
         named: ports people know, name -> dotted parameter without `.weight`; `classifier` is found if left out.
+        layers: whose features people compare, name -> dotted module: `last` gives the last map before it is pooled,
+            `earlier` that of the stage before.
     """
 
     build: Callable[[int], nn.Module]
     named: Mapping[str, str] | None = None
+    layers: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def ports(self) -> Mapping[str, str]:

@@ -1,6 +1,7 @@
 """A model of the user's own, named `package.module:function`: a function from the number of classes to a module.
 
-An attribute `ports` of the function (name -> dotted parameter) names ports; `classifier` is found by itself.
+Attributes of the function name ports (`ports`: name -> dotted parameter) and layers (`layers`: name -> dotted module);
+`classifier` is found by itself.
 Looking such a name up runs the user's code: whoever does asks `names_code` first, and the user's leave.
 """
 
@@ -67,10 +68,16 @@ def own(name: str) -> Model:
 
 @cache
 def _row(name: str, function: Callable[..., Any]) -> Model:
-    ports = getattr(function, "ports", {})
-    if not isinstance(ports, dict) or not all(isinstance(text, str) for pair in ports.items() for text in pair):
-        raise InputError(f"model '{name}': its ports are a map from names to dotted parameters, got {ports!r}")
-    return Model(Own(name, function), ports)
+    return Model(Own(name, function), _names(name, function, "ports"), _names(name, function, "layers"))
+
+
+def _names(name: str, function: Callable[..., Any], what: str) -> dict[str, str]:
+    """What the function's attribute `what` names."""
+    named = getattr(function, what, {})
+    if not isinstance(named, dict) or not all(isinstance(text, str) for pair in named.items() for text in pair):
+        kind = "parameters" if what == "ports" else "modules"
+        raise InputError(f"model '{name}': its {what} are a map from names to dotted {kind}, got {named!r}")
+    return named
 
 
 def code_digest(name: str) -> str:

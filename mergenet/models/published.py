@@ -7,6 +7,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from mergenet.models import resnet
 from mergenet.models.model import Model
 
 # Without their auxiliary heads forward gives plain logits; the initialisation is torchvision's default, said aloud.
@@ -40,4 +41,5 @@ def published_names() -> tuple[str, ...]:
 @cache
 def published(name: str) -> Model:
     """The row of torchvision's classifier `name`."""
-    return Model(Published(name))
+    is_resnet = name.startswith(("resnet", "resnext", "wide_resnet"))
+    return Model(Published(name), layers=resnet.LAYERS if is_resnet else {})

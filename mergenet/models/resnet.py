@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 PORTS = {"classifier": "fc"}
+LAYERS = {"last": "layer4", "earlier": "layer3"}
 
 
 def resnet18_cifar(classes: int) -> nn.Module:

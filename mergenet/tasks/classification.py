@@ -1,7 +1,7 @@
 """Classification of images: cross-entropy, top-1 and top-5."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import PositiveInt
@@ -21,6 +21,7 @@ class Classification(Options):
         augmentation: random changes of training images.
         size: pixels of the square to which all images are shrunk.
         samples: how many training images there are to be, of each class the same share; the test split stays whole.
+        labels: false says that training reads none; they are only measured by.
     """
 
     measures: ClassVar[tuple[str, ...]] = ("loss", "top1", "top5")
@@ -30,6 +31,7 @@ class Classification(Options):
     augmentation: Augmentation = Augmentation()
     size: Annotated[PositiveInt | None, Neutral(None)] = None
     samples: Annotated[PositiveInt | None, Neutral(None)] = None
+    labels: Annotated[bool, Neutral(True)] = True
 
     def images(self, data: Mapping[str, Images]) -> Images:
         """What it sees of its data set, which is one of `data` (name -> loaded set); the same object for the same view.
@@ -41,6 +43,10 @@ class Classification(Options):
         if self.size is None and self.samples is None:
             return whole
         return view(whole, self.size, self.samples)
+
+    def sees(self) -> dict[str, Any]:
+        """What decides which images it sees, and how: tasks that agree in it may share batches."""
+        return {field: value for field, value in self.dump().items() if field not in ("labels", "parts")}
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy of logits (B, classes) of any precision: a scalar in fp32."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mergenet.data.images import Images, held_out_size
-from mergenet.experiment import Evaluation, Experiment, split_end
+from mergenet.experiment import Evaluation, Experiment
 from mergenet.method.options import TransferOptions
 from mergenet.training.plan import Plan
+from mergenet.wiring import split_end
 
 
 class Happening(NamedTuple):

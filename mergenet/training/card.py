@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mergenet.config import as_yaml
-from mergenet.experiment import Experiment, split_end
+from mergenet.experiment import Experiment
+from mergenet.wiring import split_end
 
 READ = {
     "end": "the test split was read once, at the end",

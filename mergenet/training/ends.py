@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from mergenet.config import InputError, about
-from mergenet.experiment import Experiment, split_end
+from mergenet.experiment import Experiment
 from mergenet.method.options import TransferOptions
 from mergenet.method.ports import Port, check_flattening, find_port
 from mergenet.method.upkeep import find_batchnorm
 from mergenet.models import find_model
 from mergenet.training.frozen import ANY
+from mergenet.wiring import split_end
 
 Size = tuple[int, int]
 
@@ -64,6 +65,24 @@ def check_writers(experiment: Experiment, ends: Mapping[str, Ends]) -> None:
             if weight in writers:
                 raise InputError(f"transfers.{name}.to: '{writers[weight]}' writes to {learner}.{port.path} already")
             writers[weight] = name
+
+
+def check_slices(experiment: Experiment, ends: Mapping[str, Ends], taken: Mapping[tuple[str, str], str]) -> None:
+    """No transfer reads or writes a weight that is a slice of another.
+
+    Args:
+        taken: learner and dotted parameter -> the share that makes it so.
+    """
+    for name, transfer in experiment.enabled_transfers().items():
+        for key, end, port in (
+            ("from", transfer.source, ends[name].source),
+            ("to", transfer.target, ends[name].target),
+        ):
+            for parameter in port.parameters:
+                share = taken.get((split_end(end)[0], parameter))
+                if share is not None:
+                    large = experiment.share[share].large
+                    raise InputError(f"transfers.{name}.{key}: {end} is a slice of {large} (share.{share}); name that")
 
 
 def plan_transfer(name: str, experiment: Experiment, ends: Ends, steps: int) -> TransferPlan:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mergenet.data.images import Images, Split, Stream, hold_out
-from mergenet.experiment import Experiment, split_end
+from mergenet.experiment import Experiment, LearnerOptions
 from mergenet.method.layout import Layout
 from mergenet.method.options import TransferOptions, by_turn
 from mergenet.method.ports import Port, find_port
@@ -19,9 +19,14 @@ from mergenet.models import find_model
 from mergenet.training import ranks
 from mergenet.training.controls import is_live, source_of
 from mergenet.training.frozen import frozen_port
-from mergenet.training.learner import Learner
+from mergenet.training.joint import JointStep
+from mergenet.training.learner import Learner, LiveTeacher, build_model
+from mergenet.training.lessons import LiveLesson, layer_of, make_lesson
 from mergenet.training.plan import Plan
+from mergenet.training.shared import share_weight
 from mergenet.training.sums import Sums
+from mergenet.training.teachers import FrozenTeacher, Teacher
+from mergenet.wiring import split_end, steps_in_order
 
 
 class Edge:
@@ -95,10 +100,29 @@ class Graph:
         self.done = 0
         self.device = device
         samples = _make_samples(experiment, plan, data, seed, device)
-        self.learners = {
-            name: Learner(name, options, *samples[name], plan.learners[name].steps, seed)
+        models = {
+            name: build_model(options, samples[name][0].data.classes, seed).to(device)
             for name, options in experiment.trained().items()
         }
+        self.shared = {
+            name: share_weight(experiment, share, models) for name, share in experiment.enabled_shares().items()
+        }
+        order = steps_in_order(experiment)
+        made: dict[str, Learner] = {}
+        self.steps: list[JointStep] = []
+        for together in order:
+            for name in together:
+                options, steps = experiment.learners[name], plan.learners[name].steps
+                lesson = _lesson_of(name, experiment, plan, made, seed, device)
+                gives = _gives(name, experiment)
+                made[name] = Learner(name, options, models[name], *samples[name], steps, seed, lesson, gives)
+            between = [
+                self.shared[name]
+                for name, share in experiment.enabled_shares().items()
+                if split_end(share.large)[0] in together
+            ]
+            self.steps.append(JointStep([made[name] for name in together], between))
+        self.learners = {name: made[name] for name in experiment.trained()}
         port_of = cache(partial(self._port, experiment))
         self.edges = {
             name: self._edge(name, options, experiment, port_of, data, seed)
@@ -134,6 +158,11 @@ class Graph:
     def replicated(self) -> dict[str, Tensor]:
         """Everything that must be equal on all ranks, by name."""
         modules: dict[str, nn.Module] = {f"{learner.name}.": learner.model for learner in self.learners.values()}
+        modules |= {
+            f"{learner.name}'s loss: ": learner.module.layers
+            for learner in self.learners.values()
+            if learner.module.layers is not None
+        }
         modules |= {f"adapter {edge.name}: ": edge.transfer.adapter for edge in self.edges.values()}
         return {
             prefix + name: parameter
@@ -147,6 +176,7 @@ class Graph:
             "done": self.done,
             "learners": {name: learner.state_dict() for name, learner in self.learners.items()},
             "transfers": {name: edge.state_dict() for name, edge in self.edges.items()},
+            "shared": {name: weight.state_dict() for name, weight in self.shared.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -156,6 +186,49 @@ class Graph:
             learner.load_state_dict(state["learners"][name])
         for name, edge in self.edges.items():
             edge.load_state_dict(state["transfers"][name])
+        for name, weight in self.shared.items():
+            weight.load_state_dict(state["shared"][name])
+
+
+def _lesson_of(
+    name: str, experiment: Experiment, plan: Plan, made: Mapping[str, Learner], seed: int, device: torch.device
+) -> LiveLesson | None:
+    """What a learner learns by; those that teach it and train are `made`."""
+    for path, lesson in experiment.lessons().items():
+        if split_end(lesson.student)[0] == name:
+            options, planned = experiment.learners[name], plan.lessons[path]
+            teachers = [
+                _teacher(experiment, end, layer_of(lesson, end), outputs.logits.shape[1], options, made, device)
+                for end, outputs in zip(lesson.teachers, planned.teachers, strict=True)
+            ]
+            return make_lesson(lesson, planned, options, teachers, seed)
+    return None
+
+
+def _teacher(
+    experiment: Experiment,
+    end: str,
+    layer: str | None,
+    classes: int,
+    student: LearnerOptions,
+    made: Mapping[str, Learner],
+    device: torch.device,
+) -> Teacher:
+    name = split_end(end)[0]
+    if name in made:
+        return LiveTeacher(made[name], layer)
+    return FrozenTeacher(experiment.learners[name], classes, layer, device, student.training.compile)
+
+
+def _gives(name: str, experiment: Experiment) -> list[str] | None:
+    """The layers of a learner whose features those want whom it teaches; None where it teaches nobody."""
+    ends = [
+        layer_of(lesson, end)
+        for lesson in experiment.lessons().values()
+        for end in lesson.teachers
+        if split_end(end)[0] == name
+    ]
+    return [layer for layer in ends if layer is not None] if ends else None
 
 
 def _make_samples(

@@ -1,37 +1,82 @@
 """A learner at work: a model with its task, stream of batches and optimizer."""
 
 import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mergenet import randomness
 from mergenet.data.images import Batch, Split, Stream
 from mergenet.experiment import LearnerOptions
-from mergenet.models import find_model
+from mergenet.method.criterion import Outputs
+from mergenet.models import Model, find_model
+from mergenet.models.features import Features
 from mergenet.models.weights import read_weights
-from mergenet.optimization import set_rate
 from mergenet.tasks import Task
 from mergenet.training import ranks
 from mergenet.training.factored import factor_layers
+from mergenet.training.lessons import LiveLesson
 from mergenet.training.sums import Sums
+from mergenet.training.teachers import Seen, Teacher
 
 
 class TrainingModule(nn.Module):
-    """What DDP wraps: the model with everything that trains with it. Its forward returns the loss."""
+    """What trains of a learner: the model with everything that trains with it. Its forward returns the loss.
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
+    Args:
+        row: that `model` was built by.
+        lesson: what it learns by, where that is not its task's own loss.
+        gives: layers whose features those want whom it teaches; None where it teaches nobody.
+    """
+
+    def __init__(
+        self, row: Model, model: nn.Module, task: Task, lesson: LiveLesson | None, gives: Sequence[str] | None
+    ) -> None:
         super().__init__()
         self.model = model
         self.task = task
+        self.lesson = lesson
+        self.layers = None if lesson is None else lesson.layers
+        self.gives = gives
+        own = [lesson.layer] if lesson is not None and lesson.layer is not None else []
+        self.features = Features(row, model, [*own, *(gives or [])])
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The scalar loss of a batch."""
-        return self.task.loss(self.model(batch.images), batch)
+    def forward(self, batch: Batch, taught: Sequence[Outputs], epoch: int) -> tuple[Tensor, Seen | None]:
+        """The scalar loss of a batch, and what the model gave to those whom it teaches."""
+        logits = self.model(batch.images)
+        features = self.features.take()
+        given = None
+        if self.gives is not None:
+            given = Seen(logits.detach(), {layer: features[layer].detach() for layer in self.gives})
+        return self._loss(logits, features, batch, taught, epoch), given
+
+    def _loss(
+        self, logits: Tensor, features: Mapping[str, Tensor], batch: Batch, taught: Sequence[Outputs], epoch: int
+    ) -> Tensor:
+        lesson = self.lesson
+        if lesson is None:
+            return self.task.loss(logits, batch)
+        student = Outputs(logits, None if lesson.layer is None else features[lesson.layer])
+        labels = batch.labels if lesson.criterion.labelled else None
+        return lesson.criterion.value(student, taught, labels, epoch, self.layers)
+
+
+class Part(NamedTuple):
+    """What a learner is given for a forward pass.
+
+    Attributes:
+        key: of the random numbers within it.
+        batch: the whole step's, or a part of it.
+        taught: what teachers gave of the same samples.
+        epoch: counted from 1, where it matters.
+    """
+
+    key: int
+    batch: Batch
+    taught: tuple[Outputs, ...]
+    epoch: int
 
 
 def build_model(options: LearnerOptions, classes: int, seed: int) -> nn.Module:
@@ -48,21 +93,27 @@ class Learner:
     """One learner of a run on this rank.
 
     Args:
+        model: as it begins.
         stream: its training batches, on the device it trains on.
         validation: held-out samples, maybe none.
         test: the test split.
         steps: its steps in the whole run.
+        lesson: what it learns by, where that is not its task's own loss.
+        gives: layers whose features those want whom it teaches; None where it teaches nobody.
     """
 
     def __init__(
         self,
         name: str,
         options: LearnerOptions,
+        model: nn.Module,
         stream: Stream,
         validation: Split,
         test: Split,
         steps: int,
         seed: int,
+        lesson: LiveLesson | None = None,
+        gives: Sequence[str] | None = None,
     ) -> None:
         self.name = name
         self.options = options
@@ -72,20 +123,29 @@ class Learner:
         self.test = test
         self.steps = steps
         self.seed = seed
-        self.model = build_model(options, stream.data.classes, seed).to(stream.device)
+        self.lesson = lesson
+        self.model = model
+        row = find_model(options.model)
+        self.module = TrainingModule(row, model, self.task, lesson, gives).train().to(stream.device)
         if options.training.channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        self._last_parameter = list(self.model.parameters())[-1]
-        self.optimizer = options.training.optimizer.build(self.model.parameters())
-        self.module: nn.Module = TrainingModule(self.model, self.task).train()
+            self.module.to(memory_format=torch.channels_last)
+        self._telling = self._telling_parameters()
+        self.optimizer = options.training.optimizer.build(self.module.parameters())
         if options.training.compile:
             self.module.compile(mode=self._compile_mode())
-        if ranks.world() > 1:
-            self.module = self._distribute(self.module)
         self.sums = Sums()
         self.done = 0
+        self.gave: list[Seen] = []
         self.diverged_at: int | None = None
         self.best: dict[str, Any] | None = None
+
+    def _telling_parameters(self) -> list[nn.Parameter]:
+        """Those whose gradient is not finite once the loss is not, on any rank: it reaches them through the mean.
+
+        The last layer's is there first. A loss of features may pass it by, and goes through the first layer.
+        """
+        parameters = list(self.model.parameters())
+        return parameters[-1:] if self.lesson is None else [parameters[-1], parameters[0]]
 
     def _compile_mode(self) -> str | None:
         """On a GPU a pass is one graph to launch and not hundreds of kernels, for which a processor is too slow.
@@ -95,60 +155,57 @@ class Learner:
         once = self.options.training.accumulation == 1
         return "reduce-overhead" if self.stream.device.type == "cuda" and once else None
 
-    def _distribute(self, module: nn.Module) -> DistributedDataParallel:
-        """`module` in DDP, its gradient buckets laid out for good.
-
-        DDP lays its buckets out anew after the first backward, in the order gradients came. With three ranks
-        and more that changes the order of sums, so a resumed run would differ in its first step. One backward
-        before the first step, here, settles the layout in a fresh and in a resumed run alike.
-        """
-        replicas = DistributedDataParallel(module)
-        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        with self.autocast():
-            loss = replicas(self._micro_batches(step=0)[0])
-        loss.backward()
-        replicas.zero_grad()
-        for name, buffer in module.named_buffers():
-            buffer.copy_(before[name])
-        return replicas
-
     def steps_on(self, tick: int) -> bool:
         """Whether it takes a step on this tick."""
         return self.diverged_at is None and tick % self.options.training.every == 0
 
-    def step(self, tick: int) -> None:
-        """Forward, backward, optimizer: one step of learning for itself."""
-        if not self.steps_on(tick):
-            return
+    def teachers(self) -> list[Teacher]:
+        """Those it learns from."""
+        return [] if self.lesson is None else self.lesson.teachers
+
+    def parts(self) -> list[Part]:
+        """The batch of this step, cut into as many parts as its gradient is added up over."""
+        batches = self.stream.batch(self.done).split(self.options.training.accumulation)
+        size = len(batches[0].labels)
+        return [
+            Part(
+                self._forward_key(index),
+                batch,
+                self._taught(batch, slice(index * size, (index + 1) * size)),
+                self._epoch(),
+            )
+            for index, batch in enumerate(batches)
+        ]
+
+    def rehearsal(self) -> Part:
+        """The first part of the first step, to try; no teacher has been at it."""
+        batch = self.stream.batch(0).split(self.options.training.accumulation)[0]
+        with self.autocast():
+            taught = tuple(teacher.rehearse(batch) for teacher in self.teachers())
+        return Part(self._forward_key(0), batch, taught, 1)
+
+    def _taught(self, batch: Batch, part: slice) -> tuple[Outputs, ...]:
+        with self.autocast():
+            return tuple(teacher.outputs(batch, part) for teacher in self.teachers())
+
+    def _epoch(self) -> int:
+        """Of its own, from 1; where nothing hangs on it always 1, for what is compiled is compiled for a number."""
+        warms_up = self.lesson is not None and self.lesson.criterion.warms_up
+        return self.done // self.stream.steps_per_epoch + 1 if warms_up else 1
+
+    def take_step(self, loss: Tensor) -> None:
+        """The optimizer's step along the gradient that is there.
+
+        Args:
+            loss: mean of this step's samples on this rank, for the record.
+        """
         training = self.options.training
-        set_rate(self.optimizer, training.optimizer.lr, training.schedule.multiplier(self.done / self.steps))
-        self.optimizer.zero_grad()
-        loss, size = self._accumulate_gradient()
-        self.stream.prepare(self.done + 1)  # while a GPU is at the gradient, which is waited for next
-        if not self._last_gradient_is_finite():
-            self.diverged_at = tick
-            return
         if training.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), training.clip)
+            nn.utils.clip_grad_norm_(self.module.parameters(), training.clip)
         self.optimizer.step()
+        size = self.stream.batch_size // ranks.world()
         self.sums.add({"loss": loss * size, "count": torch.full_like(loss, size)})
         self.done += 1
-
-    def _accumulate_gradient(self) -> tuple[Tensor, int]:
-        """Adds up the gradient of this step's batch part by part; the mean loss of its samples, and their number."""
-        parts = self._micro_batches(self.done)
-        mean = torch.zeros((), device=self.stream.device)
-        for index, part in enumerate(parts):
-            torch.manual_seed(self._forward_key(index))
-            with self._reduced_after(last=index == len(parts) - 1):
-                with self.autocast():
-                    loss = self.module(part) / len(parts)
-                loss.backward()
-            mean += loss.detach()
-        return mean, sum(len(part.labels) for part in parts)
-
-    def _micro_batches(self, step: int) -> list[Batch]:
-        return self.stream.batch(step).split(self.options.training.accumulation)
 
     def autocast(self) -> torch.autocast:
         """Forward passes inside run in the learner's precision.
@@ -159,22 +216,16 @@ class Learner:
         bf16 = self.options.training.precision == "bf16"
         return torch.autocast(self.stream.device.type, torch.bfloat16, enabled=bf16)
 
-    def _reduced_after(self, last: bool) -> AbstractContextManager[None]:
-        """DDP reduces gradients over the ranks once a step, after the last part of a batch."""
-        if last or not isinstance(self.module, DistributedDataParallel):
-            return nullcontext()
-        return self.module.no_sync()
-
     def _forward_key(self, micro_batch: int) -> int:
         options = self.options
         return randomness.key(
             "forward", self.seed, options.model, options.copy_number, self.done, micro_batch, ranks.rank()
         )
 
-    def _last_gradient_is_finite(self) -> bool:
-        """Whether the last layer's gradient is: a loss that is not finite on any rank reaches it through the mean."""
-        gradient = self._last_parameter.grad
-        return gradient is None or bool(torch.isfinite(gradient).all())
+    def gradient_is_finite(self) -> bool:
+        """Whether the gradient of this step is."""
+        gradients = [one.grad for one in self._telling if one.grad is not None]
+        return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
 
     def keep_if_best(self, metrics: Mapping[str, float], tick: int) -> None:
         """Keeps a copy of the weights when the task's selecting metric is the highest so far."""
@@ -195,6 +246,7 @@ class Learner:
         """All that a checkpoint between two ticks must hold; every rank must call it."""
         return {
             "model": self.model.state_dict(),
+            "layers": None if self.module.layers is None else self.module.layers.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sums": self.sums.settle(),
             "done": self.done,
@@ -205,8 +257,42 @@ class Learner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
+        if self.module.layers is not None:
+            self.module.layers.load_state_dict(state["layers"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.sums.restore(state["sums"])
         self.done = state["done"]
         self.diverged_at = state["diverged_at"]
         self.best = state["best"]
+
+
+class LiveTeacher:
+    """A learner that trains on the same batches and has stepped before: what it gave in its own training pass.
+
+    Args:
+        layer: whose features are wanted.
+    """
+
+    def __init__(self, learner: Learner, layer: str | None) -> None:
+        self.learner = learner
+        self.layer = layer
+
+    def diverged(self) -> bool:
+        """Whether it has."""
+        return self.learner.diverged_at is not None
+
+    def outputs(self, batch: Batch, part: slice) -> Outputs:
+        """In train mode, with its weights before its step of this tick."""
+        logits = torch.cat([seen.logits for seen in self.learner.gave])[part]
+        if self.layer is None:
+            return Outputs(logits)
+        return Outputs(logits, torch.cat([seen.features[self.layer] for seen in self.learner.gave])[part])
+
+    def rehearse(self, batch: Batch) -> Outputs:
+        """In eval mode, which leaves running statistics as they are."""
+        learner = self.learner
+        learner.model.eval()
+        with torch.no_grad(), learner.autocast():
+            logits = learner.model(batch.images)
+        learner.model.train()
+        return Seen(logits, dict(learner.module.features.take())).at(self.layer)

@@ -7,19 +7,18 @@ def advance(graph: Graph) -> None:
     """One tick.
 
     A transfer stands between two optimizer steps: all of one turn read before any writes, so that both directions
-    see the same moment; then every learner learns for itself; then each adapter whose span ends here learns
-    from where training has moved what it wrote.
+    see the same moment; then every learner learns for itself, teachers before students; then each adapter whose
+    span ends here learns from where training has moved what it wrote.
     """
     tick = graph.done
-    learners, edges = graph.learners.values(), graph.edges.values()
     for turn in graph.turns:
         due = [edge for edge in turn if edge.due(tick)]
         for edge in due:
             edge.read(tick)
         for edge in due:
             edge.write(tick)
-    for learner in learners:
-        learner.step(tick)
-    for edge in edges:
+    for step in graph.steps:
+        step.step(tick)
+    for edge in graph.edges.values():
         edge.learn(tick)
     graph.done = tick + 1

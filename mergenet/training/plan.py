@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from mergenet.config import InputError, about
 from mergenet.data.images import Images, held_out_size
-from mergenet.experiment import Experiment, LearnerOptions, split_end
+from mergenet.experiment import Experiment, LearnerOptions
 from mergenet.identity import Contents, cell_keys, run_hash
 from mergenet.models import code_digest, find_model, names_code
 from mergenet.models.weights import read_weights
-from mergenet.training.ends import Ends, TransferPlan, check_writers, find_ends, plan_transfer
+from mergenet.training.ends import Ends, TransferPlan, check_slices, check_writers, find_ends, plan_transfer
 from mergenet.training.factored import factor_layers
 from mergenet.training.frozen import frozen_weights, outline
+from mergenet.training.lessons import LessonPlan, plan_lesson
+from mergenet.training.shared import Taken, check_shares
 from mergenet.training.spec import Origin
+from mergenet.wiring import split_end
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Plan:
     ticks: int
     learners: dict[str, LearnerPlan]
     transfers: dict[str, TransferPlan]
+    lessons: dict[str, LessonPlan]
     contents: Contents
     cells: dict[str, str]
     hash: str
@@ -62,8 +66,14 @@ def make_plan(
         name: _outline(name, options, images.get(name), workers, origins.get(name))
         for name, options in experiment.learners.items()
     }
+    taken = check_shares(experiment, weights)
     ends = {name: find_ends(name, transfer, experiment, weights) for name, transfer in experiment.transfers.items()}
     check_writers(experiment, ends)
+    check_slices(experiment, ends, taken)
+    lessons = {
+        path: plan_lesson(path, lesson, experiment, images, origins, workers)
+        for path, lesson in experiment.lessons(enabled=False).items()
+    }
     epochs = {name: _steps_per_epoch(name, experiment, len(images[name].train), workers) for name in images}
     ticks = epochs[experiment.clock] * experiment.learners[experiment.clock].training.epochs
     steps = {name: -(-ticks // options.training.every) for name, options in experiment.trained().items()}
@@ -73,15 +83,16 @@ def make_plan(
     }
     contents = _contents(experiment, data, origins)
     learners = {
-        name: LearnerPlan(_held(experiment, name, ends), 0, 0)
+        name: LearnerPlan(_held(experiment, name, ends, weights[name]), 0, 0)
         if options.frozen
-        else LearnerPlan(_numel(weights[name].values()), epochs[name], steps[name])
+        else LearnerPlan(_trained(name, weights[name], taken), epochs[name], steps[name])
         for name, options in experiment.learners.items()
     }
     return Plan(
         ticks=ticks,
         learners=learners,
         transfers=transfers,
+        lessons=lessons,
         contents=contents,
         cells=cell_keys(experiment, seed, steps, contents, epochs[experiment.clock]),
         hash=run_hash(experiment, contents),
@@ -121,8 +132,16 @@ def _numel(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
-def _held(experiment: Experiment, learner: str, ends: Mapping[str, Ends]) -> int:
-    """How many numbers of a frozen learner the enabled transfers hold."""
+def _trained(learner: str, weights: Mapping[str, Tensor], taken: Taken) -> int:
+    """How many numbers a learner trains itself: not those that are a slice of another's."""
+    return _numel(weight for name, weight in weights.items() if (learner, name) not in taken)
+
+
+def _held(experiment: Experiment, learner: str, ends: Mapping[str, Ends], weights: Mapping[str, Tensor]) -> int:
+    """How many numbers of a frozen learner are held: all of a teacher's, else those that enabled transfers read."""
+    teachers = {split_end(end)[0] for lesson in experiment.lessons().values() for end in lesson.teachers}
+    if learner in teachers:
+        return _numel(weights.values())
     held = {
         (ends[name].source.path, transfer.layout): ends[name].source
         for name, transfer in experiment.enabled_transfers().items()

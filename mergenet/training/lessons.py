@@ -1,0 +1,132 @@
+"""By what a student learns in place of its task's own loss: shapes known before the run, and the loss at work."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from mergenet import randomness
+from mergenet.config import about
+from mergenet.data.images import Images
+from mergenet.experiment import Experiment, LearnerOptions
+from mergenet.method.criterion import Criterion, Outputs
+from mergenet.method.edges import Lesson
+from mergenet.models import find_model, names_code
+from mergenet.models.features import Features
+from mergenet.training.frozen import classes_of
+from mergenet.training.spec import Origin
+from mergenet.training.teachers import Teacher
+from mergenet.wiring import split_end
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class LessonPlan:
+    """What student and teachers will give of a batch, without memory, and how much trains along.
+
+    Attributes:
+        parameters: of the loss's own layers.
+    """
+
+    student: Outputs
+    teachers: tuple[Outputs, ...]
+    parameters: int
+
+
+def plan_lesson(
+    path: str,
+    lesson: Lesson,
+    experiment: Experiment,
+    images: Mapping[str, Images],
+    origins: Mapping[str, Origin],
+    workers: int,
+) -> LessonPlan:
+    """The lesson, tried on shapes alone.
+
+    Args:
+        path: in the experiment.
+        images: learner that trains -> what it sees.
+
+    Raises:
+        InputError: layers that are not there, outputs that this loss cannot compare.
+    """
+    name = split_end(lesson.student)[0]
+    training = experiment.learners[name].training
+    part = max(training.batch_size // (workers * training.accumulation), 1)
+    shape = (part, *images[name].train.images.shape[1:])
+
+    def outputs(key: str, end: str) -> Outputs:
+        of, _ = split_end(end)
+        options = experiment.learners[of]
+        classes = images[of].classes if of in images else _classes(options, origins.get(of))
+        with about(f"{path}.{key}: {options.model}"):
+            return _given(options.model, classes, shape, layer_of(lesson, end))
+
+    student, teachers = outputs("to", lesson.student), tuple(outputs("from", end) for end in lesson.teachers)
+    with about(f"{path}.loss"), META:
+        layers = lesson.criterion.layers_for(student, teachers)
+        labels = torch.zeros(part, dtype=torch.int64) if lesson.criterion.labelled else None
+        lesson.criterion.value(student, teachers, labels, 1, layers)
+    own = 0 if layers is None else sum(parameter.numel() for parameter in layers.parameters())
+    return LessonPlan(student, teachers, own)
+
+
+def layer_of(lesson: Lesson, end: str) -> str | None:
+    """The layer of an end whose features are compared: the one it names, or the loss's own choice."""
+    return split_end(end)[1] or lesson.criterion.layer
+
+
+def _classes(options: LearnerOptions, origin: Origin | None) -> int:
+    """How many classes a frozen teacher tells apart."""
+    return classes_of(options) if origin is None else origin.classes
+
+
+def _given(model: str, classes: int, shape: tuple[int, ...], layer: str | None) -> Outputs:
+    """What a model gives of images of `shape`, on the meta device."""
+    if names_code(model):  # it may want values, and its file may change
+        return _forward(model, find_model(model).build(classes).eval(), torch.zeros(shape), layer)
+    return _known(model, classes, shape, layer)
+
+
+@lru_cache(maxsize=128)
+def _known(model: str, classes: int, shape: tuple[int, ...], layer: str | None) -> Outputs:
+    """Found once: a table plans many runs of the same models."""
+    return _forward(model, find_model(model).sketch(classes), torch.empty(shape, device=META), layer)
+
+
+def _forward(model: str, module: nn.Module, images: Tensor, layer: str | None) -> Outputs:
+    features = Features(find_model(model), module, [layer] if layer else [])
+    with torch.no_grad():
+        logits = module(images)
+    return Outputs(logits.to(META), features.take()[layer].to(META) if layer else None)
+
+
+# --- at work -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LiveLesson:
+    """A student's loss with its teachers.
+
+    Attributes:
+        layer: of the student, whose features are compared.
+        layers: that train along.
+    """
+
+    criterion: Criterion
+    layer: str | None
+    layers: nn.Module | None
+    teachers: list[Teacher] = field(default_factory=list)
+
+
+def make_lesson(
+    lesson: Lesson, plan: LessonPlan, student: LearnerOptions, teachers: list[Teacher], seed: int
+) -> LiveLesson:
+    """The loss of a student, the initial weights of its layers keyed by (seed, loss, the student's model and copy)."""
+    kind = type(lesson.criterion).__name__
+    with randomness.seeded("loss", seed, kind, student.model, student.copy_number):
+        layers = lesson.criterion.layers_for(plan.student, plan.teachers)
+    return LiveLesson(lesson.criterion, layer_of(lesson, lesson.student), layers, teachers)
