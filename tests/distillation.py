@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mergenet.config import Options
 from mergenet.method import amalgamate
+from mergenet.method.criterion import Outputs
 from mergenet.method.distill import dkd, kd, mgd, nkd, rkd, tf_kd, uskd
 from tests import official
 
@@ -91,6 +92,21 @@ def _cfl(name: str, features: tuple[Shape, ...], entropy: bool, weight: float) -
         second,
         lambda: options.build(channels[0], channels[1:]),
     )
+
+
+def _soft(options: amalgamate.Soft, entropy: bool) -> Method:
+    return Method(
+        options,
+        ((CLASSES,),),
+        ((2,), (1,), (CLASSES - 3,)),
+        lambda _, s, t, y: options.value(Outputs(s[0]), [Outputs(logits) for logits in t], None, 1, None),
+        lambda _, s, t, y: official.soft_targets(s[0], t, entropy),
+    )
+
+
+def _layerwise(own: Any, s: list[Any], t: list[Any], _: Any) -> float:
+    apart, error = official.layerwise_parts(s[1], t[2:], own)
+    return official.soft_targets(s[0], t[:2], False) + apart + error
 
 
 LOGITS = (CLASSES,)
@@ -219,4 +235,14 @@ METHODS = {
     "cfl": _cfl("official", ((4, 3, 2), (3, 3, 2), (5, 3, 2)), True, 10.0),
     "cfl_kamal": _cfl("kamal", ((12,), (6,), (5,)), False, 10.0),
     "cfl_kamal_four": _cfl("kamal_four", ((12,), (6,), (5,)), False, 20.0),
+    "soft": _soft(amalgamate.Soft(), True),
+    "soft_divergence": _soft(amalgamate.Soft(compared="divergence"), False),
+    "layerwise": Method(
+        amalgamate.Layerwise(),
+        (LOGITS, (4, 3, 2)),
+        ((2,), (CLASSES - 2,), (3, 3, 2), (5, 3, 2)),
+        lambda module, s, t, _: module(s[0], t[:2], s[1], t[2:]),
+        _layerwise,
+        lambda: amalgamate.Layerwise().build(4, [3, 5]),
+    ),
 }

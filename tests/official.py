@@ -208,3 +208,20 @@ def cfl_parts(student: Array, teachers: Sequence[Array], own: Weights) -> tuple[
         apart += mmd(of_student, of_teacher)
         error += float(np.mean((decoded(of_teacher, f"common.decoders.{index}") - features) ** 2))
     return apart, error
+
+
+def layerwise_parts(student: Array, teachers: Sequence[Array], own: Weights) -> tuple[float, float]:
+    """The student's error to the encoding, and the decoded features' summed over teachers, position by position."""
+
+    def through(vector: Array, name: str) -> Array:
+        return own[f"block.{name}.weight"][:, :, 0, 0] @ vector + own[f"block.{name}.bias"]
+
+    apart, errors = 0.0, [0.0] * len(teachers)
+    for at in np.ndindex(len(student), *student.shape[2:]):
+        here = (at[0], slice(None), *at[1:])
+        encoded = through(np.concatenate([features[here] for features in teachers]), "encoder")
+        apart += float(np.sum((through(student[here], "adapter") - encoded) ** 2))
+        decoded = list(through(encoded, "decoder"))
+        for index, features in enumerate(teachers):
+            errors[index] += sum((decoded.pop(0) - wanted) ** 2 for wanted in features[here])
+    return apart / student.size, sum(error / features.size for error, features in zip(errors, teachers, strict=True))

@@ -16,6 +16,7 @@ from tests.distillation import CLASSES, METHODS, Batch, Method, draw, generator
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 TRAINED = {name: method for name, method in METHODS.items() if method.build}
+LABELLED = [name for name, method in METHODS.items() if getattr(method.options, "labelled", True)]
 
 
 def value(method: Method, batch: Batch, module: nn.Module | None = None) -> Tensor:
@@ -134,7 +135,7 @@ def test_every_layer_learns(name: str) -> None:
     assert losses[-1] < losses[0] and np.mean(losses[10:]) < np.mean(losses[:10])
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("cfl")])
+@pytest.mark.parametrize("name", LABELLED)
 @pytest.mark.parametrize(
     ("labels", "said"),
     [

@@ -1,4 +1,4 @@
-"""Knowledge amalgamation by common feature learning (Luo et al. 2019).
+"""Knowledge amalgamation: by common feature learning (Luo et al. 2019), layer-wise (Shen et al. 2019), by logits alone.
 
 Teachers of different architecture, each of its own classes, and a student of all of them, on images without labels.
 
@@ -7,15 +7,17 @@ maps (N, D, H, W), H x W the same for all, or vectors (N, D).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mergenet.config import Choice, InputError, Options
-from mergenet.method.common_features import CommonFeatures, Form
+from mergenet.config import Choice, InputError
+from mergenet.method import layerwise
+from mergenet.method.common_features import CommonFeatures, Form, channels_of
+from mergenet.method.criterion import Criterion, Outputs
 from mergenet.method.distill.common import check_logits, divergence, in_full_precision, shape_of
 
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 1.0, 2.0)  # of the kernels, in both codes
@@ -23,7 +25,53 @@ SQUARES = 1e-12  # the least squared distance, in both codes
 Compared = Literal["cross_entropy", "divergence"]
 
 
-class Cfl(Options):
+class _OfFeatures(Criterion):
+    """A loss of logits and features, all of it within its layers."""
+
+    labelled: ClassVar[bool] = False
+
+    @property
+    def form(self) -> Form:
+        """Of the features: maps (N, D, H, W) or vectors (N, D)."""
+        return "maps"
+
+    @property
+    def layer(self) -> str:
+        """`last`, the last map before pooling; `pooled`, the vectors that the classifier is given."""
+        return "last" if self.form == "maps" else "pooled"
+
+    def build(self, student: int, teachers: Sequence[int]) -> nn.Module:
+        """The loss with its layers, for features of so many channels, `teachers` one number each."""
+        raise NotImplementedError
+
+    def layers_for(self, student: Outputs, teachers: Sequence[Outputs]) -> nn.Module:
+        """What `build` makes for the channels of these features, in the default precision and on the default device.
+
+        Raises:
+            InputError: features of another form, or no teachers.
+        """
+        own, *others = channels_of([student.maps, *(teacher.maps for teacher in teachers)], self.form)
+        return self.build(own, others)
+
+    def value(
+        self,
+        student: Outputs,
+        teachers: Sequence[Outputs],
+        labels: Tensor | None,
+        epoch: int,
+        layers: nn.Module | None,
+    ) -> Tensor:
+        """What `layers` make of all logits and features; neither labels nor epoch are read.
+
+        Raises:
+            InputError: shapes that do not agree.
+        """
+        assert layers is not None, "the loss is what its layers give"
+        logits, features = [teacher.logits for teacher in teachers], [teacher.maps for teacher in teachers]
+        return layers(student.logits, logits, student.maps, features)
+
+
+class Cfl(_OfFeatures):
     """Common feature learning; defaults of VainF/CommonFeatureLearning (`amal.py`, `models/cfl.py`, `loss/loss.py`).
 
     Attributes:
@@ -47,6 +95,70 @@ class Cfl(Options):
     def build(self, student: int, teachers: Sequence[int]) -> "CflLoss":
         """The loss with its layers, for features of so many channels, `teachers` one number each."""
         return CflLoss(student, teachers, self)
+
+    @property
+    def form(self) -> Form:
+        """`features`."""
+        return self.features
+
+
+class Soft(Criterion):
+    """Soft targets over the concatenated logits of all teachers and nothing else: what amalgamation is compared with.
+
+    Defaults of VainF/CommonFeatureLearning (`kd.py`, `loss/loss.py`). KamalEngine, where the other losses' weights are
+    zero (`examples/knowledge_amalgamation/comprehensive_classification_simple_kd.py`): `divergence`.
+
+    Attributes:
+        compared: with the teachers' soft targets: `cross_entropy`, or `divergence`, which is less by a constant.
+        temperature: of the soft targets.
+    """
+
+    labelled: ClassVar[bool] = False
+
+    compared: Compared = "cross_entropy"
+    temperature: PositiveFloat = 1.0
+
+    def value(
+        self,
+        student: Outputs,
+        teachers: Sequence[Outputs],
+        labels: Tensor | None,
+        epoch: int,
+        layers: nn.Module | None,
+    ) -> Tensor:
+        """`soft_targets` of the logits; nothing else is read.
+
+        Raises:
+            InputError: logits that are not (N, C) and (N, C_i), the C_i adding up to C.
+        """
+        logits = [teacher.logits for teacher in teachers]
+        return soft_targets(student.logits, logits, self.temperature, self.compared)
+
+
+class Layerwise(_OfFeatures):
+    """Layer-wise amalgamation, as KamalEngine has it, at the last feature map.
+
+    Defaults of zju-vipa/KamalEngine, its class and its examples alike
+    (`kamal/amalgamation/layerwise_amalgamation.py`,
+    `examples/knowledge_amalgamation/comprehensive_classification_layerwise_amalgamation.py`).
+
+    Attributes:
+        compared: with the teachers' soft targets: `divergence`, or `cross_entropy`, which is more by a constant.
+        temperature: of the soft targets.
+        soft_targets: weight of the soft targets.
+        alignment: weight of the error of the student's features to the teachers' encoding.
+        reconstruction: weight of the error of the teachers' features as decoded from it.
+    """
+
+    compared: Compared = "divergence"
+    temperature: PositiveFloat = 1.0
+    soft_targets: NonNegativeFloat = 1.0
+    alignment: NonNegativeFloat = 1.0
+    reconstruction: NonNegativeFloat = 1.0
+
+    def build(self, student: int, teachers: Sequence[int]) -> "LayerwiseLoss":
+        """The loss with its layers, for feature maps of so many channels, `teachers` one number each."""
+        return LayerwiseLoss(student, teachers, self)
 
 
 VARIANTS: Mapping[str, Cfl] = {
@@ -172,4 +284,39 @@ class CflLoss(nn.Module):
         return options.soft_targets * soft + options.alignment * aligned + options.reconstruction * rebuilt
 
 
-Amalgamation = Annotated[Cfl, Choice(cfl=Cfl)]
+class LayerwiseLoss(nn.Module):
+    """Soft targets, alignment and reconstruction, weighed, with the layers that train along.
+
+    No gradient flows into what the teachers gave. Soft targets and alignment train the student, alignment the adapter,
+    reconstruction alone the encoder and the decoder.
+    """
+
+    def __init__(self, student: int, teachers: Sequence[int], options: Layerwise) -> None:
+        super().__init__()
+        self.options = options
+        self.block = layerwise.LayerwiseBlock(student, teachers)
+
+    @in_full_precision
+    def forward(
+        self, student: Tensor, teachers: Sequence[Tensor], features: Tensor, teachers_features: Sequence[Tensor]
+    ) -> Tensor:
+        """A scalar.
+
+        Args:
+            student: logits (N, C) of the union of classes.
+            teachers: logits (N, C_i), in the order of the union.
+            features: the student's (N, D, H, W).
+            teachers_features: each teacher's (N, D_i, H, W).
+
+        Raises:
+            InputError: shapes that do not agree.
+        """
+        options = self.options
+        soft = soft_targets(student, teachers, options.temperature, options.compared)
+        made = self.block(features, teachers_features)
+        aligned = layerwise.alignment(made.student, made.encoded)
+        rebuilt = reconstruction(made.decoded, teachers_features)
+        return options.soft_targets * soft + options.alignment * aligned + options.reconstruction * rebuilt
+
+
+Amalgamation = Annotated[Cfl | Soft | Layerwise, Choice(cfl=Cfl, soft=Soft, layerwise=Layerwise)]

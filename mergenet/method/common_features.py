@@ -12,6 +12,7 @@ from mergenet.config import InputError
 from mergenet.method.distill.common import check_dtype, in_full_precision, shape_of
 
 Form = Literal["maps", "vectors"]
+_TAILS = {"maps": ", height, width", "vectors": ""}
 
 
 class Common(NamedTuple):
@@ -26,6 +27,24 @@ class Common(NamedTuple):
     student: Tensor
     teachers: list[Tensor]
     decoded: list[Tensor]
+
+
+def channels_of(features: Sequence[Tensor], form: Form) -> list[int]:
+    """D of each one's features (N, D, H, W), or (N, D) with `vectors`."""
+    if any(one.ndim != (4 if form == "maps" else 2) for one in features):
+        shapes = ", ".join(map(shape_of, features))
+        raise InputError(f"features of student and teachers are {shapes}; {form} are (batch, channels{_TAILS[form]})")
+    return [one.shape[1] for one in features]
+
+
+def check_features(features: Sequence[Tensor], channels: Sequence[int], form: Form) -> None:
+    """Refuses features that have not these channels, or are not of the same samples and positions."""
+    right = features[0].ndim == (4 if form == "maps" else 2)
+    wanted = [(*features[0].shape[:1], each, *features[0].shape[2:]) for each in channels]
+    if not right or [tuple(one.shape) for one in features] != wanted:
+        shapes = ", ".join(map(shape_of, features))
+        sizes = ", ".join(f"(batch, {each}{_TAILS[form]})" for each in channels)
+        raise InputError(f"features of student and teachers are {shapes}; they must agree as {sizes}")
 
 
 class Residual(nn.Module):
@@ -68,23 +87,13 @@ class CommonFeatures(nn.Module):
             student: features (N, D, H, W), or (N, D).
             teachers: features (N, D_i, H, W), or (N, D_i), of the same samples and positions.
         """
-        self._check(student, *teachers)
+        check_features([student, *teachers], self.channels, self.form)
+        check_dtype(self, student)
         of_student = self.extractor(self.align_student(student))
         aligned = [align(features.detach()) for align, features in zip(self.align_teachers, teachers, strict=True)]
         of_teachers = [self.extractor(features) for features in aligned]
         decoded = [decode(features) for decode, features in zip(self.decoders, of_teachers, strict=True)]
         return Common(of_student, of_teachers, decoded)
-
-    def _check(self, *features: Tensor) -> None:
-        rest = features[0].shape[2:]
-        wanted = [(*features[0].shape[:1], channels, *rest) for channels in self.channels]
-        right = features[0].ndim == (4 if self.form == "maps" else 2)
-        if not right or [tuple(one.shape) for one in features] != wanted:
-            shapes = ", ".join(map(shape_of, features))
-            tail = ", height, width" if self.form == "maps" else ""
-            sizes = ", ".join(f"(batch, {channels}{tail})" for channels in self.channels)
-            raise InputError(f"features of student and teachers are {shapes}; they must agree as {sizes}")
-        check_dtype(self, features[0])
 
 
 def _align(channels: int, width: int, form: Form) -> nn.Module:
