@@ -21,7 +21,7 @@ from mergenet.config import (
     read_file,
     read_override,
 )
-from mergenet.method.edges import AmalgamateOptions, DistillOptions, Lesson, ShareOptions
+from mergenet.method.edges import AmalgamateOptions, DistillOptions, Edge, Lesson, ShareOptions
 from mergenet.method.options import TransferOptions
 from mergenet.optimization import Optimizer, Schedule, Sgd, Steps
 from mergenet.tasks import Task
@@ -31,6 +31,10 @@ RECIPES = Path(__file__).parent / "recipes"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 """Of a learner, a transfer or another edge: a word that can stand in a path."""
+
+
+FAMILIES = ("transfers", "distill", "amalgamate", "share")
+"""Of edges between learners, as fields of an experiment."""
 
 
 class Training(Options):
@@ -186,15 +190,21 @@ class Experiment(Options):
         """The weights that are shared."""
         return {name: share for name, share in self.share.items() if share.enabled}
 
+    def edges(self) -> dict[str, Mapping[str, Edge]]:
+        """Family -> name -> edge: all that joins learners."""
+        return {family: getattr(self, family) for family in FAMILIES}
+
+    def enabled_edges(self) -> dict[str, Edge]:
+        """`family.name` -> edge, of those that take place."""
+        edges = self.edges().items()
+        return {f"{family}.{name}": edge for family, of in edges for name, edge in of.items() if edge.enabled}
+
     def lessons(self, enabled: bool = True) -> dict[str, Lesson]:
         """`distill.NAME` or `amalgamate.NAME` -> by what a student learns; those that are `enabled`, or all."""
-        families: dict[str, Mapping[str, Lesson]] = {"distill": self.distill, "amalgamate": self.amalgamate}
-        return {
-            f"{family}.{name}": lesson
-            for family, lessons in families.items()
-            for name, lesson in lessons.items()
-            if lesson.enabled or not enabled
-        }
+        distill = {f"distill.{name}": lesson for name, lesson in self.distill.items()}
+        amalgamate = {f"amalgamate.{name}": lesson for name, lesson in self.amalgamate.items()}
+        lessons: dict[str, Lesson] = {**distill, **amalgamate}
+        return {path: lesson for path, lesson in lessons.items() if lesson.enabled or not enabled}
 
 
 # --- from files --------------------------------------------------------------------------------------------------
@@ -249,7 +259,7 @@ def _file_of(name_or_path: str) -> Path:
 
 def _refuse_misspelt(values: Any, change: Any, override: str) -> None:
     """A value within a learner or transfer that is not there would make a new one that lacks everything else."""
-    for family in ("learners", "transfers", "distill", "amalgamate", "share"):
+    for family in ("learners", *FAMILIES):
         there = values.get(family, {})
         named = change.get(family)
         if not isinstance(there, dict) or not isinstance(named, dict) or override.partition("=")[0].count(".") < 2:

@@ -169,14 +169,10 @@ def _port(experiment: Experiment, end: str) -> str:
 def upstream(experiment: Experiment, name: str) -> set[str]:
     """The learner and all that can influence it over enabled edges."""
     into: dict[str, set[str]] = {learner: set() for learner in experiment.learners}
-    for transfer in experiment.enabled_transfers().values():
-        into[split_end(transfer.target)[0]].add(split_end(transfer.source)[0])
-    for lesson in experiment.lessons().values():
-        into[split_end(lesson.student)[0]] |= {split_end(end)[0] for end in lesson.teachers}
-    for share in experiment.enabled_shares().values():
-        large, small = split_end(share.large)[0], split_end(share.small)[0]
-        into[large].add(small)
-        into[small].add(large)
+    for edge in experiment.enabled_edges().values():
+        read = {split_end(end)[0] for end in edge.reads()}
+        for end in edge.changes():
+            into[split_end(end)[0]] |= read
     found, waiting = {name}, [name]
     while waiting:
         fresh = into[waiting.pop()] - found

@@ -120,8 +120,8 @@ def find_missing(
 def _lacking(table: TablePlan, groups: Iterable[Group], found: Mapping[str, Evidence], places: Places) -> list[Cell]:
     """Cells whose weights are asked for, are not here, and would not be made: committed results hold no weights."""
     groups = list(groups)
-    made = {key for group in groups for key in group.plan.cells.values()}
-    wanted = {origin.cell for group in groups for origin in group.origins.values()} - made
+    made = {key for group in groups for key in group.provides()}
+    wanted = {key for group in groups for key in group.needs()} - made
     gone = {key for key in wanted if not places.weights(key).exists() and not _has_weights(found.get(key))}
     by_key = {
         key: (arm, learner, seed)

@@ -55,7 +55,7 @@ class TablePlan:
         }
 
     def held(self) -> dict[str, int]:
-        """Arm -> numbers held in training for what the columns show: weights of learners and of adapters."""
+        """Arm -> numbers held in training for what the columns show: of learners, adapters and layers of losses."""
         return {arm: _held(plan, self.table.learners_of_columns()) for arm, plan in self.arms.items()}
 
 
@@ -152,9 +152,9 @@ def _origin(
 
 def _held(plan: ArmPlan, learners: Iterable[str]) -> int:
     reached = {name for learner in learners for name in upstream(plan.experiment, learner)}
-    adapters = (
-        plan.plan.transfers[name].adapter_parameters
-        for name, transfer in plan.experiment.enabled_transfers().items()
-        if split_end(transfer.target)[0] in reached
+    beside = (
+        plan.plan.parameters_of(path)
+        for path, edge in plan.experiment.enabled_edges().items()
+        if any(split_end(end)[0] in reached for end in edge.changes())
     )
-    return sum(plan.plan.learners[name].parameters for name in reached) + sum(adapters)
+    return sum(plan.plan.learners[name].parameters for name in reached) + sum(beside)

@@ -32,6 +32,14 @@ class Group:
     origins: Mapping[str, Origin]
     plan: Plan
 
+    def needs(self) -> set[str]:
+        """Keys of the cells whose weights it begins with."""
+        return {origin.cell for origin in self.origins.values()}
+
+    def provides(self) -> set[str]:
+        """Keys of the cells that it trains without beginning with their weights, as a frozen copy of one would."""
+        return set(self.plan.cells.values()) - self.needs()
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -77,15 +85,25 @@ def _parts(table: TablePlan, missing: Sequence[Cell]) -> list[_Part]:
 
 
 def _sharing(parts: Sequence[_Part], seed: int) -> list[list[_Part]]:
-    """Parts together that have a trained learner in common, directly or over others."""
+    """Parts together that have a trained learner in common, directly or over others, and do not wait for each other."""
     together: list[list[_Part]] = []
     for part in parts:
         keys = set(part.keys(seed).values())
-        joined = [one for one in together if any(keys & set(other.keys(seed).values()) for other in one)]
+        whole, joined = [part], list[list[_Part]]()
+        for one in together:
+            shared = any(keys & set(other.keys(seed).values()) for other in one)
+            if shared and not _waits_for_itself([*whole, *one], seed):
+                whole, joined = [*whole[:-1], *one, part], [*joined, one]
         first = together.index(joined[0]) if joined else len(together)
-        whole = [*(other for one in joined for other in one), part]
         together = [*together[:first], whole, *(one for one in together[first:] if one not in joined)]
     return together
+
+
+def _waits_for_itself(parts: Sequence[_Part], seed: int) -> bool:
+    """Whether some of them begin with weights that others of them train, and have not begun with themselves."""
+    needs = [{origin.cell for origin in part.plan.origins[seed].values()} for part in parts]
+    made = {key for part, own in zip(parts, needs, strict=True) for key in {*part.keys(seed).values()} - own}
+    return any(own & made for own in needs)
 
 
 def _groups(table: TablePlan, parts: Sequence[_Part], seed: int, plans: dict[str, Plan]) -> list[Group]:
@@ -122,13 +140,13 @@ def _group(table: TablePlan, parts: Sequence[_Part], seed: int, plans: dict[str,
 
 
 class _Merged:
-    """Learners and transfers of several arms, those of equal key once."""
+    """Learners and edges of several arms, those of equal key once."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._named: dict[str, str] = {}
         self._learners: dict[str, Any] = {}
-        self._transfers: dict[str, Any] = {}
+        self._edges: dict[str, dict[str, Any]] = {}
         self._clock = ""
         self.origins: dict[str, Origin] = {}
 
@@ -143,15 +161,18 @@ class _Merged:
                 self.origins[names[name]] = part.plan.origins[self._seed][name]
         self._clock = self._clock or names.get(part.plan.experiment.clock, "")
         self._named |= {key: names[name] for name, key in keys.items()}
-        for name, transfer in part.plan.experiment.enabled_transfers().items():
-            if split_end(transfer.target)[0] in fresh:
-                ends = {key: _renamed(plain["transfers"][name][key], names) for key in ("from", "to")}
-                self._transfers[prefix + name] = {**plain["transfers"][name], **ends}
+        for family, edges in part.plan.experiment.edges().items():
+            for name, edge in edges.items():
+                if edge.enabled and fresh & {split_end(end)[0] for end in edge.changes()}:
+                    plain_edge = plain[family][name]
+                    ends = {key: _renamed(plain_edge[key], names) for key in ("from", "to")}
+                    self._edges.setdefault(family, {})[prefix + name] = {**plain_edge, **ends}
 
     def experiment(self, like: Experiment) -> Experiment:
         """All of it as one experiment, in everything else like the first arm."""
         clock = self._clock or self._any_on_every_tick()
-        values = {**like.dump(), "learners": self._learners, "transfers": self._transfers, "clock": clock}
+        values = {**like.dump(), **{family: {} for family in like.edges()}, **self._edges}
+        values |= {"learners": self._learners, "clock": clock}
         return parse(Experiment, values)
 
     def _any_on_every_tick(self) -> str:
@@ -160,6 +181,11 @@ class _Merged:
         return min(trained, key=lambda name: trained[name]["training"]["every"])
 
 
-def _renamed(end: str, names: Mapping[str, str]) -> str:
+def _renamed(end: Any, names: Mapping[str, str]) -> Any:
+    """One end, several or none, with the new name of its learner."""
+    if end is None:
+        return None
+    if isinstance(end, list):
+        return [_renamed(one, names) for one in end]
     learner, port = split_end(end)
-    return f"{names[learner]}.{port}"
+    return f"{names[learner]}.{port}" if port else names[learner]

@@ -55,6 +55,16 @@ class Column(Options):
     better: Better = "higher"
 
 
+class TableScale(Scale):
+    """A scale as a table has it.
+
+    Attributes:
+        arms: arm -> what changes of it at this scale, over its own change.
+    """
+
+    arms: dict[Name, Changes] = Field(default={})
+
+
 class Table(Options):
     """Arms x seeds x columns.
 
@@ -79,7 +89,7 @@ class Table(Options):
     primary: list[str] = Field(default=[])
     seeds: PositiveInt = 6
     paper: str | None = None
-    scales: dict[Name, Scale]
+    scales: dict[Name, TableScale]
     x_title: str | None = None
 
     @model_validator(mode="after")
@@ -92,11 +102,17 @@ class Table(Options):
                 raise ValueError(f"columns.{column}: write it as learner.metric")
         for named in self.primary:
             self._check_primary(named)
+        self._check_scales()
         for name, arm in self.arms.items():
             for learner, end in arm.trained.items():
                 if end.partition(".")[0] not in self.arms or "." not in end:
                     raise ValueError(f"arms.{name}.trained.{learner}: write it as arm.learner, got '{end}'")
         return self
+
+    def _check_scales(self) -> None:
+        for scale, changes in self.scales.items():
+            for named in changes.arms.keys() - self.arms.keys():
+                raise ValueError(f"scales.{scale}.arms: no arm '{named}'; {nearest(named, self.arms)}")
 
     def _check_primary(self, named: str) -> None:
         arm, _, column = named.partition(" ")
@@ -120,7 +136,7 @@ class Table(Options):
         """The learners whose figures the table shows, each once."""
         return list(dict.fromkeys(column.partition(".")[0] for column in self.columns))
 
-    def scale(self, name: str) -> Scale:
+    def scale(self, name: str) -> TableScale:
         """The shared scale of this name with the table's own changes over it.
 
         Raises:
@@ -128,7 +144,9 @@ class Table(Options):
         """
         if name not in self.scales:
             raise InputError(f"--scale {name}: {self.name} has no such scale; {nearest(name, self.scales)}")
-        return parse(Scale, merge(Scale, shared_scale(name), self.scales[name].model_dump(exclude_unset=True)))
+        return parse(
+            TableScale, merge(TableScale, shared_scale(name), self.scales[name].model_dump(exclude_unset=True))
+        )
 
 
 # --- from files --------------------------------------------------------------------------------------------------
@@ -187,7 +205,7 @@ def experiment_of(table: Table, scale_name: str, arm_name: str, overrides: Chang
     scale, arm = table.scale(scale_name), table.arms[arm_name]
     trained = {f"learners.{learner}.weights": f"{end}.safetensors" for learner, end in arm.trained.items()}
     base = table.experiment if isinstance(table.experiment, dict) else recipe_values(table.experiment)
-    values = at_scale(base, scale, arm.change, trained, overrides)
+    values = at_scale(base, scale, arm.change, scale.arms.get(arm_name, NOTHING), trained, overrides)
     with about(f"table {table.name}, arm {arm_name}"):
         return parse(Experiment, {**values, "name": f"{table.name}-{scale_name}"})
 

@@ -9,6 +9,7 @@ from mergenet.method.amalgamate import Amalgamation, Cfl
 from mergenet.method.criterion import Criterion
 from mergenet.method.distill import Distill
 from mergenet.method.distill.kd import Kd
+from mergenet.method.options import TransferOptions
 
 
 class DistillOptions(Options):
@@ -32,6 +33,14 @@ class DistillOptions(Options):
     def criterion(self) -> Criterion:
         """The loss."""
         return self.loss
+
+    def changes(self) -> list[str]:
+        """The ends whose learners it has an influence on."""
+        return [self.student]
+
+    def reads(self) -> list[str]:
+        """The ends whose learners it takes something from."""
+        return list(self.teachers)
 
     @property
     def teachers(self) -> tuple[str, ...]:
@@ -58,6 +67,14 @@ class AmalgamateOptions(Options):
     def criterion(self) -> Criterion:
         """The loss."""
         return self.loss
+
+    def changes(self) -> list[str]:
+        """The ends whose learners it has an influence on."""
+        return [self.student]
+
+    def reads(self) -> list[str]:
+        """The ends whose learners it takes something from."""
+        return list(self.teachers)
 
 
 Lesson = DistillOptions | AmalgamateOptions
@@ -86,3 +103,15 @@ class ShareOptions(Options):
     small: str = Field(alias="to")
     order: Order = "start"
     enabled: bool = True
+
+    def changes(self) -> list[str]:
+        """The ends whose learners it has an influence on: each on the other."""
+        return [self.large, self.small]
+
+    def reads(self) -> list[str]:
+        """The ends whose learners it takes something from."""
+        return [self.large, self.small]
+
+
+Edge = TransferOptions | DistillOptions | AmalgamateOptions | ShareOptions
+"""Whatever joins learners."""

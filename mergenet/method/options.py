@@ -74,6 +74,14 @@ class TransferOptions(Options):
     clip: PositiveFloat = 50.0
     enabled: bool = True
 
+    def changes(self) -> list[str]:
+        """The ends whose learners it has an influence on."""
+        return [self.target]
+
+    def reads(self) -> list[str]:
+        """The ends whose learners it takes something from."""
+        return [self.source]
+
     @property
     def layout(self) -> Layout:
         """How the tensors of either layer make the matrix that takes part."""

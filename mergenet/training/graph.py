@@ -23,6 +23,7 @@ from mergenet.training.joint import JointStep
 from mergenet.training.learner import Learner, LiveTeacher, build_model
 from mergenet.training.lessons import LiveLesson, layer_of, make_lesson
 from mergenet.training.plan import Plan
+from mergenet.training.record import hash_of
 from mergenet.training.shared import share_weight
 from mergenet.training.sums import Sums
 from mergenet.training.teachers import FrozenTeacher, Teacher
@@ -92,7 +93,11 @@ class Edge:
 
 
 class Graph:
-    """Learners and edges of one run on this rank, and how many ticks are done."""
+    """Learners and edges of one run on this rank, and how many ticks are done.
+
+    Attributes:
+        drawn: learner that gives up weights of its own for slices -> hash of its weights before it did.
+    """
 
     def __init__(
         self, experiment: Experiment, plan: Plan, data: Mapping[str, Images], seed: int, device: torch.device
@@ -104,6 +109,7 @@ class Graph:
             name: build_model(options, samples[name][0].data.classes, seed).to(device)
             for name, options in experiment.trained().items()
         }
+        self.drawn = {name: hash_of(models[name].state_dict()) for name in _with_slices(experiment)}
         self.shared = {
             name: share_weight(experiment, share, models) for name, share in experiment.enabled_shares().items()
         }
@@ -188,6 +194,11 @@ class Graph:
             edge.load_state_dict(state["transfers"][name])
         for name, weight in self.shared.items():
             weight.load_state_dict(state["shared"][name])
+
+
+def _with_slices(experiment: Experiment) -> set[str]:
+    """Learners that give up a weight of their own: what they began with is what they were drawn as."""
+    return {split_end(share.small)[0] for share in experiment.enabled_shares().values()}
 
 
 def _lesson_of(

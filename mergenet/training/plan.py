@@ -45,6 +45,13 @@ class Plan:
     cells: dict[str, str]
     hash: str
 
+    def parameters_of(self, edge: str) -> int:
+        """How many numbers train for `family.name`, beside the learners."""
+        family, _, name = edge.partition(".")
+        if family == "transfers":
+            return self.transfers[name].adapter_parameters
+        return self.lessons[edge].parameters if edge in self.lessons else 0
+
 
 def make_plan(
     experiment: Experiment,

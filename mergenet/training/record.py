@@ -7,6 +7,7 @@ checkpoints/      the newest two
 result.json       how it ended: finished with its figures, or failed or interrupted and why
 """
 
+import hashlib
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mergenet.config import InputError, parse
 from mergenet.experiment import Experiment
@@ -177,3 +179,12 @@ def _commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "") if tracked else None
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors, names and bits."""
+    sha = hashlib.sha256()
+    for name, tensor in tensors.items():
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()

@@ -1,6 +1,5 @@
 """A run from its first tick to its last, wherever it takes place: the same code alone, under torchrun and under Ray."""
 
-import hashlib
 import math
 import time
 import traceback
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mergenet.config import InputError
 from mergenet.data.images import Images, Split
@@ -22,7 +20,7 @@ from mergenet.training.graph import Graph
 from mergenet.training.learner import Learner
 from mergenet.training.loop import advance
 from mergenet.training.plan import Plan, make_plan
-from mergenet.training.record import Record, read_manifest, surroundings
+from mergenet.training.record import Record, hash_of, read_manifest, surroundings
 from mergenet.training.reporter import Reporter, Silent
 from mergenet.training.spec import RunSpec, data_of, origins_as_plain
 
@@ -194,8 +192,8 @@ class _Run:
             "origins": origins_as_plain(spec.origins),
             "pairing": {
                 name: {
-                    "initial_weights": _hash_of(learner.model.state_dict()),
-                    "first_batch": _hash_of(learner.stream.first_global_batch()),
+                    "initial_weights": graph.drawn.get(name) or hash_of(learner.model.state_dict()),
+                    "first_batch": hash_of(learner.stream.first_global_batch()),
                 }
                 for name, learner in graph.learners.items()
             },
@@ -279,12 +277,3 @@ def _form_of(images: Images) -> dict[str, Any]:
         "mean": list(images.mean),
         "deviation": list(images.deviation),
     }
-
-
-def _hash_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of named tensors, names and bits."""
-    sha = hashlib.sha256()
-    for name, tensor in tensors.items():
-        sha.update(name.encode())
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()

@@ -37,12 +37,12 @@ class Alike:
 
     @cached_property
     def traits(self) -> tuple[Counter[str], Counter[str]]:
-        """What a tick costs by: learners that train, with their batches; and every option of transfers."""
+        """What a tick costs by: learners that train, with their batches; and every option of what joins them."""
         experiment = self.spec.experiment
         learners = (
             f"{one.model} {one.trained_task.dump()} {one.training.dump()}" for one in experiment.trained().values()
         )
-        options = (leaf for one in experiment.enabled_transfers().values() for leaf in _leaves(one.dump(), ""))
+        options = (leaf for one in experiment.enabled_edges().values() for leaf in _leaves(one.dump(), ""))
         return Counter(learners), Counter(options)
 
     def transfers(self) -> bool:
