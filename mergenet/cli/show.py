@@ -1,6 +1,6 @@
 """What the commands print: tables, the plan before a run, the figures after it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mergenet.config import as_yaml
 from mergenet.experiment import Experiment
+from mergenet.method.edges import DistillOptions, Edge, Lesson
 from mergenet.training.ends import TransferPlan
 from mergenet.training.files import read_json, shown
 from mergenet.training.plan import Plan
@@ -78,12 +79,32 @@ def print_plan(spec: RunSpec, plan: Plan, workers: int, folder: str) -> None:
         for name, transfer in plan.transfers.items():
             transfers.add_row(name, *_transfer_row(spec.experiment, name, transfer))
         console.print(transfers)
+    others = _edge_rows(spec.experiment, plan)
+    if others:
+        print_table(("edge", "from and to"), ("by", "layers'\nparameters"), others)
     data = ", ".join(f"{name} {digest[:8]}" for name, digest in plan.contents.data.items())
     console.print(
         f"{plan.ticks} ticks on {workers} x {spec.device}, seed {spec.seed}, data {data}\n"
         f"would be recorded in {folder}",
         soft_wrap=True,
     )
+
+
+def _edge_rows(experiment: Experiment, plan: Plan) -> list[tuple[str, ...]]:
+    """Losses with teachers, and shared weights."""
+    rows: list[tuple[str, ...]] = []
+    for path, lesson in experiment.lessons(enabled=False).items():
+        ends = "\n".join([*lesson.teachers, f"-> {lesson.student}"])
+        own = f"{plan.lessons[path].parameters:,}" if lesson.enabled else "off"
+        rows.append((path, ends, word_of(lesson), own))
+    for name, share in experiment.share.items():
+        rows.append((f"share.{name}", f"{share.large}\n-> {share.small}", "a slice", "-" if share.enabled else "off"))
+    return rows
+
+
+def word_of(lesson: Lesson) -> str:
+    """The loss by the word that chooses it."""
+    return str(next(iter(lesson.dump()["loss"])))
 
 
 def _transfer_row(experiment: Experiment, name: str, plan: TransferPlan) -> tuple[str, ...]:
@@ -131,7 +152,7 @@ def print_result(spec: RunSpec, folder: str, again: str | None) -> None:
     """Each learner's figures, where the record lies, and what to try next by adding to the words `again`."""
     console = _console()
     result = read_json(spec.folder / "result.json")
-    table = _table(("learner", "model", "transfer"), ("valid.\ntop-1", "test\ntop-1", "test\ntop-5"))
+    table = _table(("learner", "model", "taught by"), ("valid.\ntop-1", "test\ntop-1", "test\ntop-5"))
     for name, options in spec.experiment.learners.items():
         if options.frozen:
             table.add_row(name, options.model, "frozen", "-", "-", "-")
@@ -149,16 +170,35 @@ def print_result(spec: RunSpec, folder: str, again: str | None) -> None:
 
 
 def taught_by(experiment: Experiment, learner: str, endings: Mapping[str, Any]) -> str:
-    """The transfers into a learner, which never took place or stopped; `off` where there are only disabled ones."""
-    into = {name: t for name, t in experiment.transfers.items() if split_end(t.target)[0] == learner}
-    arrows = []
-    for name, transfer in into.items():
-        if transfer.enabled:
+    """What joins a learner to others: transfers into it, which never took place or stopped, its loss, a shared weight.
+
+    `off` where there are only disabled ones.
+    """
+    ways = [*_transfers_into(experiment, learner, endings), *_others_into(experiment, learner)]
+    off = [edge for of in experiment.edges().values() for edge in of.values() if not edge.enabled]
+    return "\n".join(ways) or ("off" if any(_is_end(learner, edge) for edge in off) else "-")
+
+
+def _transfers_into(experiment: Experiment, learner: str, endings: Mapping[str, Any]) -> Iterator[str]:
+    for name, transfer in experiment.enabled_transfers().items():
+        if split_end(transfer.target)[0] == learner:
             updates, stopped = endings[name]["updates"], endings[name]["stopped_at"]
             note = "" if updates else ", never"
             note += "" if stopped is None else f", stopped at tick {stopped}"
-            arrows.append(f"{transfer.source} -> {split_end(transfer.target)[1]}{note}")
-    return "\n".join(arrows) or ("off" if into else "-")
+            yield f"{transfer.source} -> {split_end(transfer.target)[1]}{note}"
+
+
+def _others_into(experiment: Experiment, learner: str) -> Iterator[str]:
+    for lesson in experiment.lessons().values():
+        if split_end(lesson.student)[0] == learner:
+            yield f"{word_of(lesson)} from {', '.join(lesson.teachers)}" if lesson.teachers else word_of(lesson)
+    for share in experiment.enabled_shares().values():
+        if split_end(share.small)[0] == learner:
+            yield f"{split_end(share.small)[1]}: a slice of {share.large}"
+
+
+def _is_end(learner: str, edge: Edge) -> bool:
+    return learner in (split_end(end)[0] for end in edge.changes())
 
 
 def _figures(figures: Mapping[str, Any]) -> tuple[str, ...]:
@@ -171,6 +211,13 @@ def _figures(figures: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _next_steps(spec: RunSpec, again: str) -> str:
     steps = [("another seed", f"{again} --seed {spec.seed + 1}")]
+    for path, lesson in spec.experiment.lessons().items():
+        if isinstance(lesson, DistillOptions):
+            steps.append(("without its loss, everything else equal", f"{again} {path}.enabled=false"))
+        if isinstance(lesson, DistillOptions) and lesson.loss.taught:
+            other = "nkd" if word_of(lesson) == "dkd" else "dkd"
+            steps.append(("another loss", f"{again} {path}.loss={other}"))
+        break
     for name, transfer in spec.experiment.enabled_transfers().items():
         path = f"transfers.{name}"
         steps.append(("the paper's own adapter", f"{again} {path}.adapter.lpka.form=paper"))

@@ -29,6 +29,8 @@ __all__ = [
 MODELS: dict[str, Model] = {
     "resnet18": published("resnet18"),
     "resnet50": published("resnet50"),
+    "resnet20-cifar": Model(resnet.resnet20_cifar, resnet.PORTS, resnet.SMALL_LAYERS),
+    "resnet56-cifar": Model(resnet.resnet56_cifar, resnet.PORTS, resnet.SMALL_LAYERS),
     "resnet18-cifar": Model(resnet.resnet18_cifar, resnet.PORTS, resnet.LAYERS),
     "resnet50-cifar": Model(resnet.resnet50_cifar, resnet.PORTS, resnet.LAYERS),
     "resnet18-narrow": Model(resnet.resnet18_narrow, resnet.PORTS, resnet.LAYERS),

@@ -6,6 +6,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 PORTS = {"classifier": "fc"}
 LAYERS = {"last": "layer4", "earlier": "layer3"}
+SMALL_LAYERS = {"last": "layer3", "earlier": "layer2"}
 
 
 def resnet18_cifar(classes: int) -> nn.Module:
@@ -61,14 +62,48 @@ class NarrowResNet(nn.Module):
         return self.fc(self.avgpool(features).flatten(1))
 
 
-def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Two basic blocks, the first of `stride`."""
+class SmallResNet(nn.Module):
+    """The ResNets of He et al. 2016 for 32 x 32 images: stages of 16, 32 and 64 channels, from torchvision's blocks.
+
+    As those who compare distillation train them (github.com/megvii-research/mdistiller): a 1 x 1 convolution where the
+    width changes, convolutions initialised by fan-out.
+
+    Args:
+        classes: number of outputs.
+        blocks: of a stage; 6 * blocks + 2 layers in all.
+    """
+
+    def __init__(self, classes: int, blocks: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, kernel_size=3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _stage(16, 16, stride=1, blocks=blocks)
+        self.layer2 = _stage(16, 32, stride=2, blocks=blocks)
+        self.layer3 = _stage(32, 64, stride=2, blocks=blocks)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(64, classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) of images (batch, 3, height, width)."""
+        features = self.relu(self.bn1(self.conv1(images)))
+        for layer in (self.layer1, self.layer2, self.layer3):
+            features = layer(features)
+        return self.fc(self.avgpool(features).flatten(1))
+
+
+def _stage(inputs: int, outputs: int, stride: int, blocks: int = 2) -> nn.Sequential:
+    """Basic blocks, the first of `stride`."""
     shortcut = None
     if stride != 1 or inputs != outputs:
         shortcut = nn.Sequential(
             nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
         )
-    return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), BasicBlock(outputs, outputs))
+    later = [BasicBlock(outputs, outputs) for _ in range(blocks - 1)]
+    return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), *later)
 
 
 def resnet18_narrow(classes: int) -> nn.Module:
@@ -79,3 +114,13 @@ def resnet18_narrow(classes: int) -> nn.Module:
 def resnet18_narrow16(classes: int) -> nn.Module:
     """ResNet18 at a quarter of its width, downsampling thrice: for images of 16 x 16."""
     return NarrowResNet(classes, width=16, stride=2)
+
+
+def resnet20_cifar(classes: int) -> nn.Module:
+    """ResNet20 for 32 x 32 images, 0.3 M weights."""
+    return SmallResNet(classes, blocks=3)
+
+
+def resnet56_cifar(classes: int) -> nn.Module:
+    """ResNet56 for 32 x 32 images, 0.9 M weights."""
+    return SmallResNet(classes, blocks=9)

@@ -1,6 +1,6 @@
 """The card of an exported model: what it is, where it comes from, how good it is, and how to load it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +45,29 @@ def write_card(
 
 def _title(experiment: Experiment, config: Mapping[str, Any]) -> str:
     data = next(iter(config["data"]))
-    taught = any(split_end(t.target)[0] == config["learner"] for t in experiment.enabled_transfers().values())
-    how = (
-        "While it trained, generated weights were written into it (MergeNet, arXiv 2404.13322); what generated them is "
-        "gone, and the model is as large and as fast as without."
-        if taught
-        else "It trained alone."
-    )
+    how = " ".join(_ways(experiment, config["learner"])) or "It trained alone."
     return (
         f"# {experiment.name}: {config['learner']}\n\n"
         f"A `{config['model']}` that tells {config['classes']} classes of images apart, trained on `{data}`. {how}"
     )
+
+
+def _ways(experiment: Experiment, learner: str) -> Iterator[str]:
+    """How others had a part in its training, in a sentence each."""
+    if any(split_end(t.target)[0] == learner for t in experiment.enabled_transfers().values()):
+        yield (
+            "While it trained, generated weights were written into it (MergeNet, arXiv 2404.13322); what generated "
+            "them is gone, and the model is as large and as fast as without."
+        )
+    for lesson in experiment.lessons().values():
+        if split_end(lesson.student)[0] == learner:
+            models = [f"a `{experiment.learners[split_end(end)[0]].model}`" for end in lesson.teachers]
+            by = f" from {' and '.join(models)}" if models else ""
+            yield f"It learned{by} by the loss `{next(iter(lesson.dump()['loss']))}`; no teacher is needed any more."
+    for share in experiment.enabled_shares().values():
+        if split_end(share.small)[0] == learner:
+            large = experiment.learners[split_end(share.large)[0]].model
+            yield f"The weight of its `{split_end(share.small)[1]}` was trained as a slice of a `{large}`'s."
 
 
 def _loading(config: Mapping[str, Any]) -> str:
