@@ -107,6 +107,13 @@ def test_a_column_of_a_learner_that_trains_nowhere_is_refused() -> None:
         plan(tiny({"columns": {"trget.top1": {"title": "x"}}}))
 
 
+def test_a_frozen_source_has_the_classes_that_it_was_trained_on() -> None:
+    some = {"transfers.main.enabled": False, "learners.source.task.classification.classes": [3, 8]}
+    table = plan(tiny({"arms": {"vanilla": {"change": some}}}), seeds=(0,))
+    assert table.arms["frozen"].origins[0]["source"].classes == 5
+    assert plan(seeds=(0,)).arms["frozen"].origins[0]["source"].classes == 10
+
+
 def test_arms_may_read_other_data_than_each_other(tmp_path: Path) -> None:
     table = plan(seeds=(0,))
     digits = table.arms["vanilla"].experiment

@@ -146,7 +146,7 @@ def _origin(
     giver, model = before[arm].experiment.learners[learner], experiment.learners[taker].model
     if giver.model != model:
         raise InputError(f"trained.{taker}: {end} is a {giver.model}, and {taker} a {model}")
-    return Origin(keys[learner], data_of(before[arm].experiment, paths)[giver.trained_task.data].classes)
+    return Origin(keys[learner], giver.trained_task.images(data_of(before[arm].experiment, paths)).classes)
 
 
 def _held(plan: ArmPlan, learners: Iterable[str]) -> int:
