@@ -107,6 +107,23 @@ def test_a_column_of_a_learner_that_trains_nowhere_is_refused() -> None:
         plan(tiny({"columns": {"trget.top1": {"title": "x"}}}))
 
 
+def test_a_column_is_measured_in_every_arm_where_its_learner_trains() -> None:
+    columns = {"columns": {"source.part2": {"title": "x"}}}
+    cut = {"change": {"learners.source.task.classification.parts": [5]}}
+    both = {"arms": {"vanilla": {"change": {"transfers.main.enabled": False, **cut["change"]}}, "one-way": cut}}
+    assert plan(tiny({**columns, **both}), seeds=(0,))
+    for arm, other in (("vanilla", "one-way"), ("one-way", "vanilla")):
+        with pytest.raises(InputError, match=f"columns.source.part2: source has no metric 'part2' in arm {other}; "):
+            plan(tiny({**columns, "arms": {arm: both["arms"][arm]}}), seeds=(0,))
+
+
+def test_a_frozen_source_has_the_classes_that_it_was_trained_on() -> None:
+    some = {"transfers.main.enabled": False, "learners.source.task.classification.classes": [3, 8]}
+    table = plan(tiny({"arms": {"vanilla": {"change": some}}}), seeds=(0,))
+    assert table.arms["frozen"].origins[0]["source"].classes == 5
+    assert plan(seeds=(0,)).arms["frozen"].origins[0]["source"].classes == 10
+
+
 def test_arms_may_read_other_data_than_each_other(tmp_path: Path) -> None:
     table = plan(seeds=(0,))
     digits = table.arms["vanilla"].experiment
@@ -236,6 +253,6 @@ def test_weights_whose_checkpoint_is_broken_are_trained_again(tmp_path: Path) ->
 
 def test_columns_that_no_run_would_fill_are_refused_before_it() -> None:
     with pytest.raises(
-        InputError, match=r"^table tiny: columns\.target\.top2: target has no metric 'top2'; nearest is"
+        InputError, match=r"^table tiny: columns\.target\.top2: target has no metric 'top2' in arm vanilla; nearest is"
     ):
         plan(tiny({"columns": {"target.top2": {"title": "x"}}}))

@@ -1,6 +1,8 @@
 """When the test split is measured: once at the end, or always, choosing nothing either way."""
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,17 @@ from torch import Tensor, nn
 
 from mergenet import read_run
 from mergenet.config import merge
-from mergenet.data.images import Images
+from mergenet.data.images import Batch, Images
 from mergenet.experiment import Experiment
 from mergenet.models import MODELS, Model, find_model
+from mergenet.tasks import Classification
 from mergenet.training.checkpoint import checkpoints, load_checkpoint
 from mergenet.training.export import export_model
 from mergenet.training.files import read_json
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec
+from mergenet.training.sums import Sums
 from tests.compare import assert_equal, final_state, metrics
 from tests.smooth import SMOOTH
 
@@ -105,6 +109,66 @@ def test_where_the_best_weights_are_kept_the_last_figure_is_theirs(small: Make, 
     source = read_json(folder / "result.json")["learners"]["source"]
     found = on_test_split(folder, "source")
     assert source["best_tick"] < 15 and found[15][1] == found[source["best_tick"]][1] == source["test"]["top1"]
+
+
+# --- parts of the classes -----------------------------------------------------------------------------------------
+
+CUT = Classification(data="digits", parts=(2, 3))
+LOGITS = torch.tensor(
+    [
+        [4.0, 1.0, 2.0, 0.0, 3.0],  # of 0: right
+        [1.0, 2.0, 0.0, 9.0, 3.0],  # of 1: 3 of all, 1 of the first two
+        [5.0, 4.0, 0.0, 0.0, 9.0],  # of 1: wrong either way
+        [0.0, 0.0, 1.0, 7.0, 0.0],  # of 2: wrong of all, and alone in its part
+        [9.0, 9.0, 9.0, 5.0, 4.0],  # of 3: wrong of all, right of the last two
+        [0.0, 0.0, 0.0, 0.0, 1.0],  # of 4: right
+        [9.0, 0.0, 0.0, 6.0, 2.0],  # of 4: wrong either way
+    ]
+)
+LABELS = torch.tensor([0, 1, 1, 2, 3, 4, 4])
+
+
+def summed(task: Classification, *parts: slice) -> dict[str, Tensor]:
+    """The task's sums over parts of these samples."""
+    sums = Sums()
+    for part in parts:
+        sums.add(task.sums(LOGITS[part], Batch(torch.empty(0), LABELS[part])))
+    return sums.settle()
+
+
+def test_parts_are_measured_among_all_classes_and_among_their_own() -> None:
+    measured = CUT.metrics(summed(CUT, slice(None)))
+    assert tuple(measured) == CUT.measures
+    expected = {"top1": 200 / 7, "part1": 100 / 3, "part2": 0, "part3": 100 / 3}
+    expected |= {"within1": 200 / 3, "within2": 100, "within3": 200 / 3}
+    assert {name: measured[name] for name in expected} == pytest.approx(expected)
+    assert 3 * measured["part1"] + measured["part2"] + 3 * measured["part3"] == pytest.approx(7 * measured["top1"])
+
+
+@pytest.mark.parametrize("cuts", [[0, 7], [0, 1, 4, 7], [0, 3, 3, 7], list(range(8))])
+def test_what_parts_add_up_to_does_not_hang_on_how_samples_were_cut(cuts: list[int]) -> None:
+    whole = summed(CUT, slice(None))
+    cut = summed(CUT, *(slice(*ends) for ends in pairwise(cuts)))
+    assert list(cut) == list(whole)
+    batch = CUT.sums(LOGITS, Batch(torch.empty(0), LABELS))
+    assert all(value.dtype == torch.float64 and value.shape == () for value in batch.values())
+    assert {name: float(cut[name]) for name in cut} == pytest.approx({name: float(whole[name]) for name in whole})
+
+
+def test_every_batch_adds_to_the_same_sums_and_a_part_without_samples_is_finite() -> None:
+    """Ranks add theirs up by name, and what is not finite would end a learner."""
+    only_first = summed(CUT, slice(0, 3))
+    assert list(only_first) == list(summed(CUT, slice(5, 7))) == list(summed(CUT, slice(0, 0)))
+    measured = CUT.metrics(only_first)
+    assert measured["part3"] == measured["within2"] == 0.0 and all(map(math.isfinite, measured.values()))
+
+
+def test_where_nothing_is_cut_nothing_more_is_measured() -> None:
+    plain = Classification(data="digits")
+    assert plain.measures == tuple(plain.metrics(summed(plain, slice(None)))) == ("loss", "top1", "top5")
+    assert list(summed(plain, slice(None))) == ["loss", "top1", "top5", "count"]
+    uncut = CUT.metrics(summed(CUT, slice(None)))
+    assert plain.metrics(summed(plain, slice(None))).items() <= uncut.items()
 
 
 class BrokenWhenMeasured(nn.Module):

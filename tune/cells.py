@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mergenet.config import InputError, about, nearest
 from mergenet.experiment import Experiment
 from mergenet.identity import upstream
+from mergenet.tasks import Task
 from mergenet.training.plan import Plan, make_plan, plan_again
 from mergenet.training.spec import Origin, data_of, locate_data
 from mergenet.wiring import split_end
@@ -83,8 +84,14 @@ def plan_table(
 
 
 def _check_columns(table: Table, arms: Mapping[str, ArmPlan]) -> None:
-    """Each is measured of a learner that trains in some arm: others would stay empty, whatever ran."""
-    tasks = {name: one.trained_task for arm in arms.values() for name, one in arm.experiment.trained().items()}
+    """Each is measured of a learner that trains in some arm, and in every arm where it does.
+
+    Others would stay empty, whatever ran, or have no figure of an arm that has run.
+    """
+    tasks: dict[str, dict[str, Task]] = {}
+    for name, arm in arms.items():
+        for learner, one in arm.experiment.trained().items():
+            tasks.setdefault(learner, {})[name] = one.trained_task
     for column in table.columns:
         learner, _, metric = column.partition(".")
         if learner not in tasks:
@@ -92,11 +99,12 @@ def _check_columns(table: Table, arms: Mapping[str, ArmPlan]) -> None:
                 f"table {table.name}: columns.{column}: no learner '{learner}' trains in any arm; "
                 f"{nearest(learner, tasks)}"
             )
-        if metric not in (HELD, *tasks[learner].measures):
-            raise InputError(
-                f"table {table.name}: columns.{column}: {learner} has no metric '{metric}'; "
-                f"{nearest(metric, [HELD, *tasks[learner].measures])}"
-            )
+        for name, task in tasks[learner].items():
+            if metric not in (HELD, *task.measures):
+                raise InputError(
+                    f"table {table.name}: columns.{column}: {learner} has no metric '{metric}' in arm {name}; "
+                    f"{nearest(metric, [HELD, *task.measures])}"
+                )
 
 
 def _in_order(table: Table) -> list[str]:
@@ -147,7 +155,7 @@ def _origin(
     giver, model = before[arm].experiment.learners[learner], experiment.learners[taker].model
     if giver.model != model:
         raise InputError(f"trained.{taker}: {end} is a {giver.model}, and {taker} a {model}")
-    return Origin(keys[learner], data_of(before[arm].experiment, paths)[giver.trained_task.data].classes)
+    return Origin(keys[learner], giver.trained_task.images(data_of(before[arm].experiment, paths)).classes)
 
 
 def _held(plan: ArmPlan, learners: Iterable[str]) -> int:

@@ -23,7 +23,7 @@ class Scale(Options):
     Attributes:
         about: what it is good for, in a sentence.
         models: of the experiment -> of this scale.
-        learners: changes of every learner that trains.
+        learners: changes of every learner that has a task.
         change: of the experiment.
         seeds: instead of a table's.
     """
@@ -56,11 +56,15 @@ def at_scale(values: dict[str, Any], scale: Scale, *changes: Changes) -> dict[st
 
 
 def layers_of(values: dict[str, Any], scale: Scale, *changes: Changes) -> Layers:
-    """What `at_scale` lays over an experiment; models are swapped last, so in changes too."""
-    trained = [name for name, learner in values["learners"].items() if not learner.get("frozen")]
-    layers = [*scale.change.items()]
-    layers += [(f"learners.{name}.{path}", value) for name in trained for path, value in scale.learners.items()]
-    layers += [pair for change in changes for pair in change.items()]
+    """What `at_scale` lays over an experiment; models are swapped last, so in changes too.
+
+    A learner that changes bring is changed by the scale as well, after them.
+    """
+    changed = [pair for change in changes for pair in change.items()]
+    with_task = [name for name, learner in laid_over(values, changed)["learners"].items() if learner.get("task")]
+    old = [(f"learners.{name}.{path}", value) for name in with_task for path, value in scale.learners.items()]
+    new = [pair for pair in old if pair[0].split(".")[1] not in values["learners"]]
+    layers = [*scale.change.items(), *(pair for pair in old if pair not in new), *changed, *new]
     models = {name: learner.get("model") for name, learner in laid_over(values, layers)["learners"].items()}
     swapped = {name: scale.models[model] for name, model in models.items() if model in scale.models}
     return layers + [(f"learners.{name}.model", model) for name, model in swapped.items()]

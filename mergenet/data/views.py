@@ -1,4 +1,4 @@
-"""A data set seen smaller: fewer training images, fewer pixels."""
+"""A data set seen smaller: fewer classes, fewer training images, fewer pixels."""
 
 from functools import lru_cache
 
@@ -14,21 +14,36 @@ from mergenet.data.pixels import image_size
 PART = 1024  # images that are shrunk at once, as floats
 
 
-@lru_cache(maxsize=4)
-def view(whole: Images, size: int | None, samples: int | None) -> Images:
-    """`whole` with `samples` of its training images, all images shrunk to `size` x `size` pixels.
+@lru_cache(maxsize=16)
+def view(whole: Images, size: int | None, samples: int | None, classes: tuple[int, ...] | None) -> Images:
+    """`whole` in some of its classes, with `samples` of their training images, all shrunk to `size` x `size` pixels.
 
     It keeps the digest, mean and deviation of the whole. Whoever asks for the same view gets the same object.
 
+    Args:
+        classes: the first and the end of a range, which are numbered from 0; images of others are in neither split.
+
     Raises:
-        InputError: `size` is above the images' own, or there are not as many training images.
+        InputError: `size` is above the images' own, there are not as many training images, or classes.
     """
-    train, test = whole.train, whole.test
+    train, test, names, count = whole.train, whole.test, whole.names, whole.classes
+    if classes is not None:
+        low, high = classes
+        if high > count:
+            raise InputError(f"classes: {list(classes)} goes beyond the {count} classes, which are 0 to {count - 1}")
+        train, test = (_in_classes(split, low, high) for split in (train, test))
+        names, count = names[low:high], high - low
     if samples is not None:
         train = _choose(train, samples, whole.digest())
     if size is not None:
         train, test = (Split(_shrink(split.images, size), split.labels) for split in (train, test))
-    return Images(train, test, whole.classes, whole.mean, whole.deviation, whole.names, origin=whole.digest())
+    return Images(train, test, count, whole.mean, whole.deviation, names, origin=whole.digest())
+
+
+def _in_classes(split: Split, low: int, high: int) -> Split:
+    """The samples of classes low to high - 1 in their order, labelled from 0."""
+    chosen = split.at(((low <= split.labels) & (split.labels < high)).nonzero().flatten())
+    return Split(chosen.images, chosen.labels - low)
 
 
 def _choose(split: Split, samples: int, digest: str) -> Split:

@@ -18,7 +18,7 @@ from mergenet.config import Choice, InputError
 from mergenet.method import layerwise
 from mergenet.method.common_features import CommonFeatures, Form, channels_of
 from mergenet.method.criterion import Criterion, Outputs
-from mergenet.method.distill.common import check_logits, divergence, in_full_precision, shape_of
+from mergenet.method.distill.common import check_logits, divergence, in_full_precision, resized, shape_of
 
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 1.0, 2.0)  # of the kernels, in both codes
 SQUARES = 1e-12  # the least squared distance, in both codes
@@ -26,9 +26,16 @@ Compared = Literal["cross_entropy", "divergence"]
 
 
 class _OfFeatures(Criterion):
-    """A loss of logits and features, all of it within its layers."""
+    """A loss of logits and features, all of it within its layers.
+
+    Attributes:
+        resize: `bilinear` brings teachers' maps to the height and width of the student's; `none` refuses others, as
+            the official codes do.
+    """
 
     labelled: ClassVar[bool] = False
+
+    resize: Literal["none", "bilinear"] = "none"
 
     @property
     def form(self) -> Form:
@@ -68,6 +75,8 @@ class _OfFeatures(Criterion):
         """
         assert layers is not None, "the loss is what its layers give"
         logits, features = [teacher.logits for teacher in teachers], [teacher.maps for teacher in teachers]
+        if self.resize == "bilinear" and self.form == "maps":
+            features = [resized(maps, student.maps) for maps in features]
         return layers(student.logits, logits, student.maps, features)
 
 

@@ -34,7 +34,7 @@ def write_card(
     sections = [
         _title(experiment, config),
         _loading(config),
-        _figures(figures, config),
+        _figures(experiment, figures, config),
         _training(experiment, figures, config),
         _transfers(experiment, result["transfers"], config["learner"]),
         _limits(experiment, config),
@@ -44,11 +44,11 @@ def write_card(
 
 
 def _title(experiment: Experiment, config: Mapping[str, Any]) -> str:
-    data = next(iter(config["data"]))
     how = " ".join(_ways(experiment, config["learner"])) or "It trained alone."
     return (
         f"# {experiment.name}: {config['learner']}\n\n"
-        f"A `{config['model']}` that tells {config['classes']} classes of images apart, trained on `{data}`. {how}"
+        f"A `{config['model']}` that tells {config['classes']} classes of images apart, trained on "
+        f"{_data(experiment, config)}. {how}"
     )
 
 
@@ -68,6 +68,15 @@ def _ways(experiment: Experiment, learner: str) -> Iterator[str]:
         if split_end(share.small)[0] == learner:
             large = experiment.learners[split_end(share.large)[0]].model
             yield f"The weight of its `{split_end(share.small)[1]}` was trained as a slice of a `{large}`'s."
+
+
+def _data(experiment: Experiment, config: Mapping[str, Any]) -> str:
+    """The data set, and which of its classes were seen where it was not all."""
+    data, classes = next(iter(config["data"])), experiment.learners[config["learner"]].trained_task.classes
+    if classes is None:
+        return f"`{data}`"
+    low, high = classes
+    return f"the classes {low} to {high - 1} of `{data}`, which it numbers from 0"
 
 
 def _loading(config: Mapping[str, Any]) -> str:
@@ -100,17 +109,24 @@ def _code(config: Mapping[str, Any]) -> str:
     )
 
 
-def _figures(figures: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _figures(experiment: Experiment, figures: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     splits = [split for split in ("validation", "test") if split in figures]
     metrics = list(figures[splits[-1]]) if splits else []
     rows = [
         f"| {metric} | " + " | ".join(f"{figures[split][metric]:.4g}" for split in splits) + " |" for metric in metrics
     ]
+    cuts = experiment.learners[config["learner"]].trained_task.parts
+    told = (
+        f" The classes are cut into parts at {', '.join(map(str, cuts))}: `part` is of a part's own samples, answered "
+        "among all classes, and `within` among those of the part alone."
+        if cuts
+        else ""
+    )
     table = "\n".join([f"| | {' | '.join(splits)} |", "|---" * (len(splits) + 1) + "|", *rows])
     return (
         f"## Figures\n\n{table}\n\n"
         f"Accuracies in percent, the loss in nats a sample; one seed ({config['seed']}), so nothing is known of their "
-        "spread, and no difference from another model can be told from chance."
+        f"spread, and no difference from another model can be told from chance.{told}"
     )
 
 
@@ -147,10 +163,12 @@ def _transfers(experiment: Experiment, endings: Mapping[str, Any], learner: str)
 
 
 def _limits(experiment: Experiment, config: Mapping[str, Any]) -> str:
-    data = next(iter(config["data"]))
+    task = experiment.learners[config["learner"]].trained_task
+    which = "the" if task.classes is None else "only these"
     shape = " x ".join(map(str, config["input"]["shape"]))
     return (
-        f"## Limits\n\n- It knows the {config['classes']} classes of `{data}` and answers one of them for any image.\n"
+        f"## Limits\n\n- It knows {which} {config['classes']} classes of `{task.data}` and answers one of them for any "
+        "image.\n"
         f"- It was trained and measured on images of {shape}; of others nothing is known.\n"
         "- Nothing was measured of other data, of shifted or hostile images, or of single groups within the classes."
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mergenet import randomness
-from mergenet.config import about
+from mergenet.config import InputError, about
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment, LearnerOptions
 from mergenet.method.criterion import Criterion, Outputs
@@ -61,7 +61,7 @@ def plan_lesson(
     def outputs(key: str, end: str) -> Outputs:
         of, _ = split_end(end)
         options = experiment.learners[of]
-        classes = images[of].classes if of in images else _classes(options, origins.get(of))
+        classes = images[of].classes if of in images else _classes(of, options, origins.get(of))
         with about(f"{path}.{key}: {options.model}"):
             return _given(options.model, classes, shape, layer_of(lesson, end))
 
@@ -79,9 +79,17 @@ def layer_of(lesson: Lesson, end: str) -> str | None:
     return split_end(end)[1] or lesson.criterion.layer
 
 
-def _classes(options: LearnerOptions, origin: Origin | None) -> int:
-    """How many classes a frozen teacher tells apart."""
-    return classes_of(options) if origin is None else origin.classes
+def _classes(name: str, options: LearnerOptions, origin: Origin | None) -> int:
+    """How many classes a frozen teacher tells apart, in its file and in its task alike."""
+    classes = classes_of(options) if origin is None else origin.classes
+    if options.task is not None and options.task.classes is not None:
+        low, high = options.task.classes
+        if high - low != classes:
+            raise InputError(
+                f"learners.{name}.task.classification.classes: {low} to {high} are {high - low} classes, and its weights "
+                f"tell {classes} apart"
+            )
+    return classes
 
 
 def _given(model: str, classes: int, shape: tuple[int, ...], layer: str | None) -> Outputs:

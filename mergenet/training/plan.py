@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mergenet.config import InputError, about
-from mergenet.data.images import Images, held_out_size
+from mergenet.data.images import Images, Split, held_out_size, hold_out
 from mergenet.experiment import Experiment, LearnerOptions
 from mergenet.identity import Contents, cell_keys, run_hash
 from mergenet.models import code_digest, find_model, names_code
@@ -68,7 +68,8 @@ def make_plan(
     Raises:
         InputError: whatever does not fit, by its path in the experiment.
     """
-    images = {name: _images(name, options, data) for name, options in experiment.trained().items()}
+    share = experiment.evaluation.validation
+    images = {name: _images(name, options, data, share) for name, options in experiment.trained().items()}
     weights = {
         name: _outline(name, options, images.get(name), workers, origins.get(name))
         for name, options in experiment.learners.items()
@@ -157,13 +158,21 @@ def _held(experiment: Experiment, learner: str, ends: Mapping[str, Ends], weight
     return sum(port.numel() for port in held.values())
 
 
-def _images(name: str, options: LearnerOptions, data: Mapping[str, Images]) -> Images:
-    """What a learner that trains sees of the data."""
+def _images(name: str, options: LearnerOptions, data: Mapping[str, Images], share: float) -> Images:
+    """What a learner that trains sees of the data, a `share` of whose training images are held out."""
+    task = options.trained_task
     try:
-        return options.trained_task.images(data)
+        images = task.images(data)
+        if task.parts:
+            labels = images.train.labels
+            _, held = hold_out(Split(labels, labels), share, images.digest())  # as training will, without the pixels
+            if len(held):
+                task.check_measured("validation", held.labels, images.classes)
+            task.check_measured("test", images.test.labels, images.classes)
+        return images
     except InputError as error:
-        task = next(iter(options.dump()["task"]))
-        raise InputError(f"learners.{name}.task.{task}.{error}") from None
+        kind = next(iter(options.dump()["task"]))
+        raise InputError(f"learners.{name}.task.{kind}.{error}") from None
 
 
 def _outline(

@@ -42,9 +42,19 @@ class Trained:
     @property
     def images(self) -> Mapping[str, Any]:
         """What it takes and gives: classes, names, shape (channels, height, width), mean, deviation of its images."""
-        task = self.options.trained_task
-        whole = self.manifest["data"][task.data]
-        return whole if task.size is None else {**whole, "shape": [whole["shape"][0], task.size, task.size]}
+        return _images_of(self.options, self.manifest)
+
+
+def _images_of(options: LearnerOptions, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a manifest says of a learner's data set, which is of the whole, as the learner saw it."""
+    task = options.trained_task
+    seen = dict(manifest["data"][task.data])
+    if task.size is not None:
+        seen["shape"] = [seen["shape"][0], task.size, task.size]
+    if task.classes is not None:
+        low, high = task.classes
+        seen["classes"], seen["names"] = high - low, seen["names"][low:high]
+    return seen
 
 
 def read_trained(run: Path, learner: str | None, allow_code: bool) -> Trained:
@@ -71,7 +81,7 @@ def read_trained(run: Path, learner: str | None, allow_code: bool) -> Trained:
     if names_code(options.model):
         _check_code(run, options.model, manifest["code"][name], allow_code)
     weights, tick = _read_weights(run, name, result["ticks"], best=experiment.evaluation.weights == "best")
-    weights = merged(weights, options, manifest["data"][options.trained_task.data]["classes"])
+    weights = merged(weights, options, _images_of(options, manifest)["classes"])
     return Trained(name, experiment, manifest, result, weights, tick)
 
 

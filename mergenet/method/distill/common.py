@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mergenet.config import InputError
 
@@ -100,6 +101,13 @@ def check_dtype(module: nn.Module, features: Tensor) -> None:
         raise InputError(
             f"the layers of {type(module).__name__} are {own}; for {features.dtype} they must be that, too"
         )
+
+
+def resized(maps: Tensor, like: Tensor) -> Tensor:
+    """Maps (N, D, H, W) at the height and width of others, bilinear where they differ."""
+    if maps.ndim != 4 or like.ndim != 4 or maps.shape[2:] == like.shape[2:]:
+        return maps
+    return functional.interpolate(maps, size=like.shape[2:], mode="bilinear", align_corners=False)
 
 
 # --- pieces of formulas ------------------------------------------------------------------------------------------

@@ -13,7 +13,14 @@ from torch.nn import functional
 
 from mergenet.config import InputError
 from mergenet.method.criterion import Criterion, Outputs, known
-from mergenet.method.distill.common import check_dtype, check_logits, checked_labels, in_full_precision, shape_of
+from mergenet.method.distill.common import (
+    check_dtype,
+    check_logits,
+    checked_labels,
+    in_full_precision,
+    resized,
+    shape_of,
+)
 
 
 class Mgd(Criterion):
@@ -144,12 +151,9 @@ class MgdLoss(nn.Module):
         if shapes != (4, 4, *self.generate.channels) or len(student) != len(teacher):
             wanted = " and ".join(f"(batch, {channels}, height, width)" for channels in self.generate.channels)
             raise InputError(f"features are {shape_of(student)} and {shape_of(teacher)}; they must be {wanted}")
-        size = teacher.shape[2:]
-        if student.shape[2:] == size:
-            return student
-        if self.options.resize == "none":
+        if student.shape[2:] != teacher.shape[2:] and self.options.resize == "none":
             raise InputError(
                 f"features are {shape_of(student)} and {shape_of(teacher)}; height and width must be equal, "
                 "or resize 'bilinear'"
             )
-        return functional.interpolate(student, size=size, mode="bilinear", align_corners=False)
+        return resized(student, teacher)
