@@ -3,15 +3,17 @@
 import io
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mergenet import randomness
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment
-from mergenet.models import MODELS
+from mergenet.models import MODELS, find_model
 from mergenet.training.evaluation import evaluate
 from mergenet.training.graph import Graph
 from tests.compare import assert_equal
@@ -101,3 +103,49 @@ def test_compiled_steps_with_transfers_follow_those_that_are_not(
     close = 1e-2 if training.get("precision") == "bf16" else 1e-4
     for name, weight in eager.learners["target"].model.state_dict().items():
         assert torch.allclose(weight, compiled.learners["target"].model.state_dict()[name], atol=close), name
+
+
+TAUGHT = {
+    "kd": {"from": "source", "to": "target", "loss": "kd"},
+    "rkd": {"from": "source", "to": "target", "loss": "rkd"},
+    "mgd": {"from": "source", "to": "target", "loss": {"mgd": {"resize": "bilinear"}}},
+    "uskd": {"to": "target", "loss": "uskd"},
+}
+
+
+def taught(small: MakeExperiment, tmp_path: Path, loss: str, teacher: str, **training: Any) -> Experiment:
+    change: dict[str, Any] = {"training": training, "distill": {"main": TAUGHT[loss]}}
+    if teacher == "frozen":
+        file = tmp_path / "teacher.safetensors"
+        with randomness.seeded("teacher"):
+            save_file(find_model("resnet18-narrow").build(10).state_dict(), file)
+        change["learners"] = {"source": {"frozen": True, "weights": str(file)}}
+    return small(change)
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("teacher", ["frozen", "live"])
+@pytest.mark.parametrize("loss", list(TAUGHT))
+def test_two_runs_with_a_teacher_are_equal_bit_for_bit(
+    small: MakeExperiment, digits: Images, tmp_path: Path, loss: str, teacher: str
+) -> None:
+    experiment = taught(small, tmp_path, loss, teacher)
+    one, other = (run(on_gpu(experiment, digits), 5).state_dict() for _ in range(2))
+    assert_equal(one, other)
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("teacher", ["frozen", "live"])
+@pytest.mark.parametrize("loss", ["kd", "uskd"])
+def test_a_compiled_student_learns_what_an_eager_one_does(
+    small: MakeExperiment, digits: Images, tmp_path: Path, loss: str, teacher: str
+) -> None:
+    eager, compiled = (
+        on_gpu(taught(small, tmp_path, loss, teacher, compile=compile), digits) for compile in (False, True)
+    )
+    for graph in (eager, compiled):
+        run(graph, 2)
+        evaluate(graph.learners["target"], graph.learners["target"].validation)
+        run(graph, 3)
+    for name, weight in eager.learners["target"].model.state_dict().items():
+        assert torch.allclose(weight, compiled.learners["target"].model.state_dict()[name], atol=1e-3), name
