@@ -84,16 +84,17 @@ def cifar100_small() -> Path:
 
 @pytest.fixture(scope="session")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
-    """The overrides without which a recipe cannot run: for a frozen source a file, of a network as it begins."""
+    """The overrides without which a recipe cannot run: for frozen learners files, of networks as they begin."""
     folder = tmp_path_factory.mktemp("weights")
 
     def overrides(recipe: str) -> list[str]:
-        if recipe not in MISSING:
-            return []
-        file = folder / "resnet50.safetensors"
-        if not file.exists():
-            save_file(find_model("resnet50-cifar").build(100).state_dict(), file)
-        return [f"learners.source.weights={file}"]
+        said = []
+        for learner, (model, classes) in FROZEN.get(recipe, {}).items():
+            file = folder / f"{model}-{classes}.safetensors"
+            if not file.exists():
+                save_file(find_model(model).build(classes).state_dict(), file)
+            said.append(f"learners.{learner}.weights={file}")
+        return said
 
     return overrides
 
@@ -104,7 +105,14 @@ def digits() -> Images:
     return load_data({"digits"}, {})["digits"]
 
 
-MISSING = {"cifar100-frozen": ["learners.source.weights=resnet50.safetensors"]}
+FROZEN = {
+    "cifar100-frozen": {"source": ("resnet50-cifar", 100)},
+    "cifar100-distill": {"teacher": ("resnet50-cifar", 100)},
+    "cifar100-amalgamation": {"first": ("resnet50-cifar", 50), "second": ("mobilenet_v2-cifar", 50)},
+}
+"""Recipe -> learner that stands frozen in a file -> model and number of classes."""
+
+MISSING = {recipe: [f"learners.{name}.weights={name}.safetensors" for name in of] for recipe, of in FROZEN.items()}
 """What a recipe cannot say itself."""
 
 SMALL: dict[str, Any] = {

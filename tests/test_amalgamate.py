@@ -456,7 +456,7 @@ def test_layers_for_features_of_another_form_are_refused(name: str) -> None:
 
 def test_the_defaults_are_the_official_ones() -> None:
     official = {"soft_targets": 1.0, "alignment": 10.0, "reconstruction": 10.0, "temperature": 1.0}
-    assert Cfl().dump() == {**official, "compared": "cross_entropy", "features": "maps", "width": 128}
+    assert Cfl().dump() == {**official, "compared": "cross_entropy", "features": "maps", "width": 128, "resize": "none"}
     kamal = {"compared": "divergence", "features": "vectors", "width": "quarter"}
     assert VARIANTS["official"] == Cfl() and VARIANTS["kamal"] == Cfl(**kamal)  # type: ignore[arg-type]
     assert VARIANTS["kamal_four"].dump() == {**official, **kamal, "alignment": 20.0, "reconstruction": 20.0}

@@ -45,7 +45,7 @@ def to(path: str, value: Any) -> dict[str, Any]:
 def test_every_recipe_resolves_under_its_own_name(recipe: str) -> None:
     experiment = load_experiment(recipe, MISSING.get(recipe, []))
     assert experiment.name == recipe
-    assert bool(experiment.enabled_transfers()) is (recipe != "cifar100-yardstick")
+    assert bool(experiment.enabled_edges()) is (recipe != "cifar100-yardstick")
 
 
 def test_both_recipes_are_there() -> None:
