@@ -459,10 +459,11 @@ def test_the_defaults_are_the_official_ones() -> None:
     assert Cfl().dump() == {**official, "compared": "cross_entropy", "features": "maps", "width": 128, "resize": "none"}
     kamal = {"compared": "divergence", "features": "vectors", "width": "quarter"}
     assert VARIANTS["official"] == Cfl() and VARIANTS["kamal"] == Cfl(**kamal)  # type: ignore[arg-type]
-    assert VARIANTS["kamal_four"].dump() == {**official, **kamal, "alignment": 20.0, "reconstruction": 20.0}
+    four = {**official, **kamal, "alignment": 20.0, "reconstruction": 20.0, "resize": "none"}
+    assert VARIANTS["kamal_four"].dump() == four
     assert Soft().dump() == {"compared": "cross_entropy", "temperature": 1.0}
     weights = {"soft_targets": 1.0, "alignment": 1.0, "reconstruction": 1.0}
-    assert Layerwise().dump() == {**weights, "compared": "divergence", "temperature": 1.0}
+    assert Layerwise().dump() == {**weights, "compared": "divergence", "temperature": 1.0, "resize": "none"}
     assert amalgamate.SIGMAS == (0.001, 0.01, 0.05, 0.1, 0.2, 1.0, 2.0)
 
 

@@ -59,7 +59,7 @@ def stamps(folder: Path) -> dict[str, int]:
 
 BAD: list[tuple[str, str]] = [
     ("trian", "No such command 'trian'"),
-    ("train", "train: name a recipe (cifar100-both-ways, "),
+    ("train", "train: name a recipe (cifar100-amalgamation, "),
     ("train digit-cross-structure", "no recipe 'digit-cross-structure'; nearest is 'digits-cross-structure'"),
     ("train none.yaml", "none.yaml: cannot be read"),
     ("train small.yaml training.epocs=1", "training.epocs: unknown key; nearest is 'epochs'"),
