@@ -19,7 +19,9 @@ from mergenet.method.distill.uskd import Uskd
 from mergenet.models import MODELS
 from mergenet.training.evaluation import evaluate
 from mergenet.training.graph import Graph
+from mergenet.training.learner import LiveTeacher
 from mergenet.training.loop import advance
+from mergenet.training.teachers import FrozenTeacher
 from tests.compare import assert_runs_equal
 from tests.plain import Manner, Plain
 from tests.ranks import on_ranks
@@ -137,6 +139,46 @@ def test_parts_of_a_students_batch_meet_what_the_teacher_gave_of_the_same_sample
         graph = run(graph_of(distilled(learners), digits), STEPS)
         assert teacher.has_the_weights_of(graph.learners["teacher"].model)
         assert student.has_the_weights_of(graph.learners["target"].model)
+
+
+def test_parts_meet_the_teachers_features_of_the_same_samples(digits: Images) -> None:
+    lesson = {"main": {**KD, "loss": {"mgd": {"dropped": 0.0}}}}
+    whole, parts = (
+        run(graph_of(experiment({"teacher": learner(0), "target": one}, distill=lesson), digits), 4)
+        for one in (learner(1), learner(1, accumulation=4))
+    )
+    torch.testing.assert_close(weights(parts, "target"), weights(whole, "target"), rtol=1e-3, atol=1e-5)
+
+
+def test_a_frozen_teacher_is_in_eval_mode_and_stays_as_its_file_is(digits: Images, tmp_path: Path) -> None:
+    """Dropout and BatchNorm; and no random number is taken from anybody."""
+    model = "mobilenet_v2-narrow"
+    saved = save(tmp_path / "other.safetensors", model)
+    state = torch.random.get_rng_state()
+    taught = distilled({"teacher": frozen(saved, model), "target": learner(1)}, training={"batch_size": 32})
+    graph = graph_of(taught, digits)
+    student = graph.learners["target"]
+    (teacher,) = student.teachers()
+    assert isinstance(teacher, FrozenTeacher) and torch.equal(torch.random.get_rng_state(), state)
+    run(graph, 2)
+    torch.manual_seed(0)
+    fresh = MODELS[model].build(10).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert_equal_modules(fresh, teacher.model)
+    (part,) = student.parts()
+    assert torch.equal(part.taught[0].logits, fresh(part.batch.images))
+
+
+def test_a_live_teacher_is_tried_without_a_trace(digits: Images) -> None:
+    """As a run on several ranks does before its first step."""
+    teacher = graph_of(experiment({"target": learner(0, "mobilenet_v2-narrow")}), digits).learners["target"]
+    before = weights_of(teacher.model)
+    outputs = LiveTeacher(teacher, None).rehearse(teacher.stream.batch(0).split(8)[0])
+    assert outputs.logits.shape == (32, 10) and not outputs.logits.requires_grad
+    assert torch.equal(weights_of(teacher.model), before) and all(one.training for one in teacher.model.modules())
+
+
+def weights_of(model: nn.Module) -> Tensor:
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
 
 
 def test_a_teacher_of_teachers(digits: Images) -> None:

@@ -335,6 +335,7 @@ def keys(one: Experiment, contents: Contents = CONTENTS) -> dict[str, str]:
 
 
 RKD = distill(loss="rkd")
+TWINS = of("two", model="smooth")  # of one model, so that the files alone tell the teachers apart
 # before, after, whose key changes
 CHANGES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, distill(), {"target"}),
@@ -355,6 +356,7 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     (distill(loss="rkd", to="target.last"), distill(loss="rkd", to="target.3"), set()),
     (distill(loss="mgd"), distill(loss="mgd", to="target.3", **{"from": "teacher.last"}), set()),
     (amalgamate("one", "two"), amalgamate("two", "one"), {"target"}),
+    (both(TWINS, amalgamate("one", "two")), both(TWINS, amalgamate("two", "one")), {"target"}),
     (amalgamate("one", "two"), amalgamate("one", "two", loss="soft"), {"target"}),
     ({}, share(), {"target", "teacher"}),
     (share(), share(order="epoch"), {"target", "teacher"}),
