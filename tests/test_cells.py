@@ -310,7 +310,7 @@ def test_an_arm_that_needs_what_another_trains_is_never_in_its_run() -> None:
     for group in runs:
         assert {table.cells()[cell] for cell in group.cells} <= makes(group)
     vanilla, both = table.cells()["vanilla", "source", 0], runs[of["both"]]
-    assert both.needs() == {vanilla} and vanilla in makes(both)
+    assert vanilla in both.needs() and vanilla in makes(both)
 
 
 def test_arms_are_renamed_in_every_family_of_edges() -> None:
