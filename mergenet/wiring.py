@@ -246,10 +246,20 @@ def steps_in_order(experiment: "Experiment") -> list[tuple[str, ...]]:
     while waiting:
         ready = [group for group in waiting if before[group] <= set(ordered)]
         if not ready:
-            raise ValueError(f"distill: {_listed(waiting)} teach each other in a circle; freeze one of them")
+            circle = _listed(_taught_in_circles(waiting, before))
+            raise ValueError(f"distill: {circle} teach each other in a circle; freeze one of them")
         ordered += ready
         waiting = [group for group in waiting if group not in ready]
     return ordered
+
+
+def _taught_in_circles(
+    waiting: list[tuple[str, ...]], before: Mapping[tuple[str, ...], set[tuple[str, ...]]]
+) -> list[tuple[str, ...]]:
+    """Those who wait for each other, without students of theirs for whom nobody waits."""
+    while last := [group for group in waiting if not any(group in before[other] for other in waiting)]:
+        waiting = [group for group in waiting if group not in last]
+    return waiting
 
 
 def _listed(groups: Iterable[tuple[str, ...]]) -> str:

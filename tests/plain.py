@@ -52,11 +52,14 @@ class Plain:
         for images, labels in self.parts(step):
             with torch.autocast("cpu", torch.bfloat16, enabled=self.manner.bf16):
                 logits = self.model(images)
-            loss = functional.cross_entropy(logits.float(), labels) / self.manner.parts
+            loss = self.loss(logits, images, labels) / self.manner.parts
             loss.backward()
         if self.manner.clip < math.inf:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.manner.clip)
         self.optimizer.step()
+
+    def loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(logits.float(), labels)
 
     def parts(self, step: int) -> list[tuple[Tensor, Tensor]]:
         size = self.manner.batch_size

@@ -1,22 +1,26 @@
 """Cells of a table: their keys are those of the arms alone, and arms that share a run come out as they would alone."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from mergenet.config import InputError
 from mergenet.experiment import load_experiment
+from mergenet.models import find_model
 from mergenet.training.plan import make_plan
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec, data_of, locate_data
 from mergenet.training.trained import read_trained
 from tests.tables import missing, plan, tiny, train
-from tune.ablate import Places, find_missing
+from tune.ablate import Job, Places, find_missing
 from tune.assemble import PROTOCOLS
-from tune.cells import plan_table
-from tune.groups import group_cells
+from tune.cells import TablePlan, plan_table
+from tune.groups import Group, group_cells
 from tune.table import load_table
 
 
@@ -256,3 +260,126 @@ def test_columns_that_no_run_would_fill_are_refused_before_it() -> None:
         InputError, match=r"^table tiny: columns\.target\.top2: target has no metric 'top2' in arm vanilla; nearest is"
     ):
         plan(tiny({"columns": {"target.top2": {"title": "x"}}}))
+
+
+# --- losses with teachers and shared weights ---------------------------------------------------------------------
+
+OFF = {"transfers.main.enabled": False}
+BY_FROZEN = {
+    "learners.teacher": {"model": "resnet18-narrow", "frozen": True},
+    "distill.main": {"from": "teacher", "to": "target", "loss": "kd"},
+}
+TEACHING: dict[str, Any] = {
+    "distilled": {"label": "KD", "change": {**OFF, **BY_FROZEN}, "trained": {"teacher": "vanilla.source"}},
+    "both": {"label": "KD and one way", "change": BY_FROZEN, "trained": {"teacher": "vanilla.source"}},
+    "beside": {
+        "label": "the teacher trains",
+        "change": {**OFF, "distill.main": {"from": "source", "to": "target", "loss": {"mgd": {"resize": "bilinear"}}}},
+    },
+    "copied": {
+        "label": "from its own copy",
+        "change": {**OFF, **BY_FROZEN, "learners.teacher.model": "mobilenet_v2-narrow"},
+        "trained": {"teacher": "distilled.target"},
+    },
+    "copied-both": {
+        "label": "from its own copy and one way",
+        "change": {**BY_FROZEN, "learners.teacher.model": "mobilenet_v2-narrow"},
+        "trained": {"teacher": "distilled.target"},
+    },
+    "shared": {
+        "label": "a shared weight",
+        "change": {**OFF, "share.main": {"from": "source.conv1", "to": "target.features.0.0"}},
+    },
+}
+
+
+def teaching(*arms: str) -> TablePlan:
+    """The tiny table with these arms more."""
+    change = {"arms": {name: TEACHING[name] for name in arms}}
+    table = tiny(change)
+    kept = {name: arm for name, arm in table.arms.items() if name in ("vanilla", "one-way", *arms)}
+    return plan(table.model_copy(update={"arms": kept}), seeds=(0,))
+
+
+def in_turn(groups: Iterable[Group | Job]) -> list[Group | Job]:
+    """Those that can start one after another, each when all is there that it begins with."""
+    waiting, done, made = list(groups), list[Group | Job](), set[str]()
+    while ready := [group for group in waiting if group.needs() <= made]:
+        done += ready
+        made |= {key for group in ready for key in (group.makes if isinstance(group, Job) else makes(group))}
+        waiting = [group for group in waiting if not any(group is one for one in ready)]
+    return done
+
+
+def makes(group: Group) -> set[str]:
+    return set(group.plan.cells.values())
+
+
+def test_an_arm_that_needs_what_another_trains_is_never_in_its_run() -> None:
+    table = teaching(*TEACHING)
+    runs = group_cells(table, table.cells())
+    of = {arm: number for number, group in enumerate(runs) for arm, learner, _ in group.cells if learner == "target"}
+    assert of["vanilla"] == of["one-way"] == of["beside"]
+    assert of["both"] == of["copied-both"]
+    apart = ("vanilla", "distilled", "both", "copied", "shared")
+    assert len({of[arm] for arm in apart}) == len(apart) == len(runs)
+    assert len(in_turn(runs)) == len(runs)
+    for group in runs:
+        assert {table.cells()[cell] for cell in group.cells} <= makes(group)
+    vanilla, both = table.cells()["vanilla", "source", 0], runs[of["both"]]
+    assert vanilla in both.needs() and vanilla in makes(both)
+
+
+def test_arms_are_renamed_in_every_family_of_edges() -> None:
+    table = teaching("beside", "shared", "distilled")
+    whole = [cell for cell in table.cells() if cell[0] in ("vanilla", "one-way", "beside")]
+    (together,) = group_cells(table, whole)
+    assert list(together.experiment.distill) == ["beside_main"]
+    lesson = together.experiment.distill["beside_main"]
+    assert (lesson.teacher, lesson.student) == ("vanilla_source", "beside_target")
+    (alone,) = group_cells(table, [("shared", "target", 0)])
+    assert alone.experiment.share["main"].large == "source.conv1" and set(alone.experiment.learners) == {
+        "source",
+        "target",
+    }
+
+
+@pytest.mark.parametrize("wanted", [None, "target"])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("arm", ["distilled", "both", "copied", "copied-both"])
+def test_whatever_of_a_table_is_asked_for_there_is_a_run_to_begin_with(
+    tmp_path: Path, arm: str, turned: bool, wanted: str | None
+) -> None:
+    """Also where the arm itself trains what its teacher's teacher is."""
+    table = teaching("distilled", "both", "copied", "copied-both")
+    table = replace(table, arms=dict(reversed(table.arms.items()))) if turned else table
+    places = Places(tmp_path / "runs", tmp_path / "results")
+    jobs = find_missing(table, places, wanted=lambda cell: cell[0] == arm and wanted in (None, cell[1])).jobs
+    assert len(in_turn(jobs)) == len(jobs) >= 2
+    assert table.cells()[arm, "target", 0] in set().union(*(job.makes for job in jobs))
+
+
+def test_arms_with_teachers_end_in_company_with_the_weights_they_end_with_alone(tmp_path: Path) -> None:
+    table = teaching("distilled", "beside")
+    folder = tmp_path / "together"
+    trained = train(table, folder)
+    assert len(trained) == 2
+    ablation = missing(table, folder)
+    assert ablation.missing() == []
+    execute(RunSpec(table.arms["beside"].experiment, 0, {}, tmp_path / "beside"), Silent())
+    alone = read_trained(tmp_path / "beside", "target", allow_code=False)
+    key = table.cells()["beside", "target", 0]
+    evidence = ablation.evidence[key]
+    assert evidence.folder is not None
+    company = read_trained(evidence.folder, evidence.learner_of(key), allow_code=False)
+    assert all(torch.equal(value, company.weights[name]) for name, value in alone.weights.items())
+
+
+def test_what_is_held_counts_whole_teachers_layers_of_losses_and_slices_once() -> None:
+    table = teaching("distilled", "beside", "shared")
+    held = table.held()
+    source, target = (table.arms["vanilla"].plan.learners[name].parameters for name in ("source", "target"))
+    file = sum(value.numel() for value in find_model("resnet18-narrow").build(10).state_dict().values())
+    assert held["distilled"] - source - target in (source, file)
+    assert held["beside"] == source + target + 1280 * 128 + 128 + 2 * (128 * 128 * 9 + 128)
+    assert held["shared"] == source + target - 16 * 3 * 9

@@ -200,16 +200,12 @@ def test_a_frozen_source_that_nothing_reads_does_not_count(small: MakeExperiment
         ),
         ({"learners": {"source": {"task": None}}}, "learners.source.task: is missing"),
         (
-            {"learners": {"source": {"frozen": True, "weights": "w.pt"}}},
-            "learners.source.task: a frozen learner is only read by transfers; leave it out",
-        ),
-        (
             frozen(Path("w.pt"), training={"batch_size": 4}),
-            "learners.source.training: a frozen learner is only read by transfers; leave it out",
+            "learners.source.training: a frozen learner does not train; leave it out",
         ),
         (
             frozen(Path("w.pt"), copy=1),
-            "learners.source.copy: a frozen learner is only read by transfers; leave it out",
+            "learners.source.copy: a frozen learner does not train; leave it out",
         ),
         ({**frozen(Path("w.pt")), "clock": "source"}, "clock: 'source' is frozen; there is target"),
         (

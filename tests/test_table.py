@@ -113,6 +113,19 @@ def test_a_scale_of_its_own_lies_over_the_shared_one() -> None:
     assert list(seeds_of(own, "tiny", None)) == [0, 1]
 
 
+def test_a_scale_changes_an_arm_of_its_own_over_what_the_arm_says() -> None:
+    arms = {"one-way": {"change": {"transfers.main.cycle": 3}}}
+    scales = {"tiny": {"arms": {"one-way": {"transfers.main.cycle": 2}}}, "other": {}}
+    before, after = tiny({"arms": arms, "scales": {"other": {}}}), tiny({"arms": arms, "scales": scales})
+    assert experiment_of(after, "tiny", "one-way").transfers["main"].cycle == 2
+    assert experiment_of(after, "tiny", "one-way", {"transfers.main.cycle": 5}).transfers["main"].cycle == 5
+    for scale, arm in (("tiny", "vanilla"), ("tiny", "frozen"), ("other", "one-way"), ("other", "vanilla")):
+        assert experiment_of(after, scale, arm) == experiment_of(before, scale, arm)
+    wrong = tiny({"scales": {"tiny": {"arms": {"one-way": {"transfers.main.cycel": 2}}}}})
+    with pytest.raises(InputError, match=r"^table tiny, arm one-way: transfers\.main\.cycel: unknown key"):
+        experiment_of(wrong, "tiny", "one-way")
+
+
 def test_a_table_of_ones_own_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(as_yaml({**TINY, "name": "own"}))
     table = load_table(str(tmp_path / "own.yaml"))
@@ -135,6 +148,7 @@ def test_a_table_of_ones_own_is_a_file(tmp_path: Path) -> None:
             {"arms": {"frozen": {"trained": {"source": "nobody.source"}}}},
             "arms.frozen.trained.source: write it as arm.learner, got 'nobody.source'",
         ),
+        ({"scales": {"tiny": {"arms": {"frozn": {}}}}}, "scales.tiny.arms: no arm 'frozn'; nearest is 'frozen'"),
         ({"sedes": 3}, "sedes: unknown key; nearest is 'seeds'"),
         ({"arms": {"one-way": {"chnage": {}}}}, "arms.one-way.chnage: unknown key; nearest is 'change'"),
     ],

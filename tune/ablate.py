@@ -111,18 +111,24 @@ def find_missing(
     found = find_evidence(places.runs, places.results, shows)
     missing = [cell for cell, key in table.cells().items() if key not in found and wanted(cell)]
     groups = group_cells(table, missing)
-    while lacking := _lacking(table, groups, found, places):
+    while lacking := [cell for cell in _lacking(table, groups, found, places) if cell not in missing]:
         missing += lacking
         groups = group_cells(table, missing)
     return Ablation(table, places, found, tuple(_job(group, table, places) for group in groups))
 
 
 def _lacking(table: TablePlan, groups: Iterable[Group], found: Mapping[str, Evidence], places: Places) -> list[Cell]:
-    """Cells whose weights are asked for, are not here, and would not be made: committed results hold no weights."""
-    groups = list(groups)
-    made = {key for group in groups for key in group.provides()}
-    wanted = {key for group in groups for key in group.needs()} - made
-    gone = {key for key in wanted if not places.weights(key).exists() and not _has_weights(found.get(key))}
+    """Cells whose weights are asked for, are not here, and would not be made in time.
+
+    Committed results hold no weights; and a run may train what it waits for, for another to be made first.
+    """
+    waiting = list(groups)
+    wanted = {key for group in waiting for key in group.needs()}
+    there = {key for key in wanted if places.weights(key).exists() or _has_weights(found.get(key))}
+    while able := [group for group in waiting if group.needs() <= there]:
+        waiting = [group for group in waiting if not group.needs() <= there]
+        there |= {key for group in able for key in group.plan.cells.values()}
+    gone = {key for group in waiting for key in group.needs()} - there
     by_key = {
         key: (arm, learner, seed)
         for arm, plan in reversed(list(table.arms.items()))  # of arms with the same cell the first has it

@@ -3,8 +3,9 @@
 That they come out as they would alone is not taken on trust: the keys of the cells must be the same.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from mergenet.config import InputError, digest, parse
@@ -36,10 +37,6 @@ class Group:
         """Keys of the cells whose weights it begins with."""
         return {origin.cell for origin in self.origins.values()}
 
-    def provides(self) -> set[str]:
-        """Keys of the cells that it trains without beginning with their weights, as a frozen copy of one would."""
-        return set(self.plan.cells.values()) - self.needs()
-
 
 @dataclass(frozen=True)
 class _Part:
@@ -66,7 +63,7 @@ def group_cells(table: TablePlan, missing: Iterable[Cell]) -> list[Group]:
     return [
         group
         for seed in table.seeds
-        for parts in _sharing(_parts(table, [cell for cell in missing if cell[2] == seed]), seed)
+        for parts in _sharing(_parts(table, [cell for cell in missing if cell[2] == seed]), seed, _before(table, seed))
         for group in _groups(table, parts, seed, plans)
     ]
 
@@ -78,13 +75,40 @@ def _parts(table: TablePlan, missing: Sequence[Cell]) -> list[_Part]:
         fresh = {cell: plan.keys[cell[2]][cell[1]] for cell in missing if cell[0] == arm}
         cells = tuple(cell for cell, key in fresh.items() if key not in taken)
         taken |= set(fresh.values())
-        if cells:
-            learners = frozenset(name for cell in cells for name in upstream(plan.experiment, cell[1]))
-            parts.append(_Part(arm, plan, cells, learners))
+        for some in _apart(plan, cells):
+            learners = frozenset(name for cell in some for name in upstream(plan.experiment, cell[1]))
+            parts.append(_Part(arm, plan, some, learners))
     return parts
 
 
-def _sharing(parts: Sequence[_Part], seed: int) -> list[list[_Part]]:
+def _apart(plan: ArmPlan, cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
+    """Cells of one arm, those that begin with weights of another by themselves: the other may need the rest."""
+    halves: tuple[list[Cell], list[Cell]] = ([], [])
+    for cell in cells:
+        begins = upstream(plan.experiment, cell[1]) & plan.origins[cell[2]].keys()
+        halves[bool(begins)].append(cell)
+    return [tuple(half) for half in halves if half]
+
+
+Before = Callable[[str], frozenset[str]]
+"""Key of a cell -> those of all the cells whose weights must be there before it is made."""
+
+
+def _before(table: TablePlan, seed: int) -> Before:
+    direct: dict[str, set[str]] = {}
+    for plan in table.arms.values():
+        origins = plan.origins[seed]
+        for learner, key in plan.keys[seed].items():
+            direct[key] = {origins[name].cell for name in upstream(plan.experiment, learner) & origins.keys()}
+
+    @cache
+    def before(key: str) -> frozenset[str]:
+        return frozenset(direct[key]).union(*map(before, direct[key]))
+
+    return before
+
+
+def _sharing(parts: Sequence[_Part], seed: int, before: Before) -> list[list[_Part]]:
     """Parts together that have a trained learner in common, directly or over others, and do not wait for each other."""
     together: list[list[_Part]] = []
     for part in parts:
@@ -92,18 +116,19 @@ def _sharing(parts: Sequence[_Part], seed: int) -> list[list[_Part]]:
         whole, joined = [part], list[list[_Part]]()
         for one in together:
             shared = any(keys & set(other.keys(seed).values()) for other in one)
-            if shared and not _waits_for_itself([*whole, *one], seed):
+            if shared and not _waits_for_itself([*whole, *one], seed, before):
                 whole, joined = [*whole[:-1], *one, part], [*joined, one]
         first = together.index(joined[0]) if joined else len(together)
         together = [*together[:first], whole, *(one for one in together[first:] if one not in joined)]
     return together
 
 
-def _waits_for_itself(parts: Sequence[_Part], seed: int) -> bool:
-    """Whether some of them begin with weights that others of them train, and have not begun with themselves."""
-    needs = [{origin.cell for origin in part.plan.origins[seed].values()} for part in parts]
-    made = {key for part, own in zip(parts, needs, strict=True) for key in {*part.keys(seed).values()} - own}
-    return any(own & made for own in needs)
+def _waits_for_itself(parts: Sequence[_Part], seed: int, before: Before) -> bool:
+    """Whether some of them must wait, maybe for others between, for weights that others of them train."""
+    keys = [set(part.keys(seed).values()) for part in parts]
+    needs = [frozenset[str]().union(*map(before, own)) for own in keys]
+    made = {key for own, needed in zip(keys, needs, strict=True) for key in own - needed}
+    return any(needed & made for needed in needs)
 
 
 def _groups(table: TablePlan, parts: Sequence[_Part], seed: int, plans: dict[str, Plan]) -> list[Group]:

@@ -57,6 +57,9 @@ class JointStep:
         and more that changes the order of sums, so a resumed run would differ in its first step. One backward
         before the first step, here, settles the layout in a fresh and in a resumed run alike.
         """
+        slices = {id(weight.small.weight) for weight in self.shared}  # which follow from weights that are equal already
+        names = [name for name, buffer in module.named_buffers() if id(buffer) in slices]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
         replicas = DistributedDataParallel(module)
         before = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
         given = replicas([learner.rehearsal() for learner in self.learners])

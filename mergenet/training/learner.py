@@ -142,10 +142,14 @@ class Learner:
     def _telling_parameters(self) -> list[nn.Parameter]:
         """Those whose gradient is not finite once the loss is not, on any rank: it reaches them through the mean.
 
-        The last layer's is there first. A loss of features may pass it by, and goes through the first layer.
+        The last layer's is there first. A loss of features may pass it by, and goes through the first layer; one of
+        layers that train along may pass by the model.
         """
         parameters = list(self.model.parameters())
-        return parameters[-1:] if self.lesson is None else [parameters[-1], parameters[0]]
+        if self.lesson is None:
+            return parameters[-1:]
+        along = [] if self.module.layers is None else list(self.module.layers.parameters())
+        return [parameters[-1], parameters[0], *along[:1], *along[1:][-1:]]
 
     def _compile_mode(self) -> str | None:
         """On a GPU a pass is one graph to launch and not hundreds of kernels, for which a processor is too slow.

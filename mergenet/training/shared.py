@@ -40,6 +40,8 @@ def check_shares(experiment: Experiment, weights: Mapping[str, Mapping[str, Tens
     taken: Taken = {}
     for name, share in experiment.share.items():
         large, small = (_named(experiment, f"share.{name}.{key}", end, weights) for key, end in _ends(share))
+        if not small[1].endswith(".weight"):
+            raise InputError(f"share.{name}.to: {share.small} is not the weight of a layer; name one that is")
         with about(f"share.{name}.to"):
             slice_of(weights[large[0]][large[1]], weights[small[0]][small[1]].shape)
         if share.enabled:
