@@ -85,10 +85,8 @@ def _classes(name: str, options: LearnerOptions, origin: Origin | None) -> int:
     if options.task is not None and options.task.classes is not None:
         low, high = options.task.classes
         if high - low != classes:
-            raise InputError(
-                f"learners.{name}.task.classification.classes: {low} to {high} are {high - low} classes, and its weights "
-                f"tell {classes} apart"
-            )
+            what = f"learners.{name}.task.classification.classes: {low} to {high} are {high - low} classes"
+            raise InputError(f"{what}, and its weights tell {classes} apart")
     return classes
 
 

@@ -17,7 +17,7 @@ from mergenet.models import code_digest, find_model, names_code
 from mergenet.models.weights import read_weights
 from mergenet.training.ends import Ends, TransferPlan, check_slices, check_writers, find_ends, plan_transfer
 from mergenet.training.factored import factor_layers
-from mergenet.training.frozen import frozen_weights, outline
+from mergenet.training.frozen import ANY, frozen_weights, outline
 from mergenet.training.lessons import LessonPlan, plan_lesson
 from mergenet.training.shared import Taken, check_shares
 from mergenet.training.spec import Origin
@@ -149,7 +149,8 @@ def _held(experiment: Experiment, learner: str, ends: Mapping[str, Ends], weight
     """How many numbers of a frozen learner are held: all of a teacher's, else those that enabled transfers read."""
     teachers = {split_end(end)[0] for lesson in experiment.lessons().values() for end in lesson.teachers}
     if learner in teachers:
-        return _numel(weights.values())
+        trained = dict(find_model(experiment.learners[learner].model).sketch(ANY).named_parameters())
+        return _numel(weight for name, weight in weights.items() if name in trained)  # running statistics are none
     held = {
         (ends[name].source.path, transfer.layout): ends[name].source
         for name, transfer in experiment.enabled_transfers().items()
