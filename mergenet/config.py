@@ -78,11 +78,16 @@ class Choice:
     """Marks a field that is one of several options, written as a one-key map: `{svd: {rank: 8}}`.
 
     A bare word `svd` means `{svd: {}}`. Under `merge`, another key replaces the choice whole and the
-    same key merges.
+    same key merges. `word/name` stands for the option with the values published under a name, others laid over them.
+
+    Args:
+        named: word -> name -> values.
+        options: word -> class.
     """
 
-    def __init__(self, **options: type[Options]) -> None:
+    def __init__(self, named: Mapping[str, Mapping[str, Options]] | None = None, **options: type[Options]) -> None:
         self.options = options
+        self.named = {f"{word}/{name}": values for word, of in (named or {}).items() for name, values in of.items()}
 
     def key_of(self, value: Options) -> str:
         """The word under which `value`'s class is listed; the dotted name of a class of the user's own."""
@@ -96,12 +101,26 @@ class Choice:
     def as_map(self, value: Any) -> Any:
         """`value` (a word, a map or an instance) as a one-key map; anything else unchanged."""
         if isinstance(value, str):
-            return {value: {}}
+            value = {value: {}}
         if isinstance(value, dict) and len(value) == 1:
-            return {key: {} if options is None else options for key, options in value.items()}
+            ((key, options),) = value.items()
+            return self._spelt_out(key, {} if options is None else options)
         if isinstance(value, Options) and self.lists(value):
             return {self.key_of(value): value}
         return value
+
+    def _spelt_out(self, key: Any, options: Any) -> dict[Any, Any]:
+        """`options` under `key`; where that is `word/name`, over the values of that name.
+
+        Raises:
+            InputError: nothing is published under that name.
+        """
+        if key not in self.named:
+            if "/" in str(key):
+                raise InputError(f"no published values '{key}'; {nearest(str(key), self.named)}")
+            return {key: options}
+        word = key.partition("/")[0]
+        return {word: merge(self.options[word], self.named[key], options)}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def discriminate(value: Any) -> str | None:

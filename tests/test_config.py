@@ -8,6 +8,7 @@ import pytest
 
 from mergenet.config import (
     Choice,
+    InputError,
     Listed,
     Neutral,
     Options,
@@ -21,6 +22,7 @@ from mergenet.config import (
     read_yaml,
 )
 from mergenet.experiment import Experiment, load_experiment, recipes
+from mergenet.method.distill import kd, nkd
 from mergenet.method.options import TransferOptions
 from mergenet.optimization import AdamW, Optimizer, Sgd
 from tests.conftest import MISSING
@@ -331,3 +333,40 @@ def test_what_is_dumped_reads_back_the_same_as_json_and_as_yaml(recipe: str) -> 
     by_yaml = parse(Experiment, read_yaml(as_yaml(dumped), "dump"))
     assert by_json.dump() == by_yaml.dump() == dumped
     assert name_of(by_json) == name_of(by_yaml) == name_of(experiment)
+
+
+NAMED = Choice(named={"kd": {"soft": kd.Kd(temperature=9.0), "hard": kd.Kd(soft_targets=0.0)}}, kd=kd.Kd, nkd=nkd.Nkd)
+
+
+class Taught(Options):
+    loss: Annotated[kd.Kd | nkd.Nkd, NAMED] = kd.Kd()
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("kd/soft", kd.Kd(temperature=9.0)),
+        ({"kd/soft": None}, kd.Kd(temperature=9.0)),
+        ({"kd/soft": {"cross_entropy": 0.5}}, kd.Kd(temperature=9.0, cross_entropy=0.5)),
+        ("kd/hard", kd.Kd(soft_targets=0.0)),
+    ],
+)
+def test_a_choice_may_be_said_by_a_published_name(said: Any, meant: kd.Kd) -> None:
+    assert parse(Taught, {"loss": said}).loss == meant
+    assert parse(Taught, {"loss": said}).dump() == {"loss": {"kd": meant.dump()}}
+
+
+def test_a_name_replaces_all_values_and_is_changed_by_path() -> None:
+    before = {"loss": {"kd": {"temperature": 2.0, "soft_targets": 0.3}}}
+    assert parse(Taught, merge(Taught, before, {"loss": "kd/soft"})).loss == kd.Kd(temperature=9.0)
+    after = merge(Taught, {"loss": "kd/soft"}, {"loss": {"kd": {"soft_targets": 0.1}}})
+    assert parse(Taught, after).loss == kd.Kd(temperature=9.0, soft_targets=0.1)
+    assert parse(Taught, merge(Taught, {"loss": "nkd"}, {"loss": "kd/soft"})).loss == kd.Kd(temperature=9.0)
+
+
+def test_an_unknown_name_is_refused() -> None:
+    refused = "no published values 'kd/sofd'; nearest is 'kd/soft'"
+    with pytest.raises(InputError, match=refused):
+        parse(Taught, {"loss": "kd/sofd"})
+    with pytest.raises(InputError, match=f"^{refused}$"):
+        merge(Taught, {"loss": "kd"}, {"loss": "kd/sofd"})

@@ -328,4 +328,6 @@ class LayerwiseLoss(nn.Module):
         return options.soft_targets * soft + options.alignment * aligned + options.reconstruction * rebuilt
 
 
-Amalgamation = Annotated[Cfl | Soft | Layerwise, Choice(cfl=Cfl, soft=Soft, layerwise=Layerwise)]
+Amalgamation = Annotated[
+    Cfl | Soft | Layerwise, Choice(named={"cfl": VARIANTS}, cfl=Cfl, soft=Soft, layerwise=Layerwise)
+]

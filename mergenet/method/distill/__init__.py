@@ -25,6 +25,14 @@ __all__ = ["Distill", "dkd", "kd", "mgd", "nkd", "rkd", "shared", "tf_kd", "uskd
 Distill = Annotated[
     Kd | Rkd | Dkd | Nkd | TfKdSelf | TfKdReg | Uskd | Mgd,
     Choice(
+        named={
+            "kd": kd.VARIANTS,
+            "rkd": rkd.VARIANTS,
+            "dkd": dkd.VARIANTS,
+            "nkd": nkd.VARIANTS,
+            "uskd": uskd.VARIANTS,
+            "mgd": mgd.VARIANTS,
+        },
         kd=Kd,
         rkd=Rkd,
         dkd=Dkd,
