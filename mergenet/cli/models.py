@@ -31,6 +31,7 @@ def models(name: str | None, classes: int, allow_code: bool) -> None:
         print_table(("port", "weight"), ("matrix",), named)
         if others:
             print_table(("every other weight is a port too",), ("matrix",), others)
+        print_table(("layer whose features losses compare", "module"), (), _rows_of_layers(name))
 
 
 def _rows_of_models(classes: int) -> Rows:
@@ -68,6 +69,16 @@ def _rows_of_ports(name: str, classes: int, allow_code: bool) -> tuple[Rows, Row
     named = [port for port in ports if port.name in model.ports]
     others = [port for port in ports if port.name not in model.ports]
     return [(port.name, port.path, _size(port)) for port in named], [(port.name, _size(port)) for port in others]
+
+
+def _rows_of_layers(name: str) -> Rows:
+    """The named layers; any other has its dotted name."""
+    from mergenet.models import find_model
+    from mergenet.models.features import POOLED
+
+    model = find_model(name)
+    pooled = [(POOLED, f"what goes into {model.ports['classifier']}")] if "classifier" in model.ports else []
+    return [*model.layers.items(), *pooled, ("any other", "by its dotted name")]
 
 
 def _size(port: "Port") -> str:

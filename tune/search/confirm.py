@@ -37,7 +37,8 @@ def confirmation(log: Log, trial: Trial) -> Table:
     """Two arms and one comparison; only this table reads the test split."""
     evaluation = {key: value for key, value in log.values["evaluation"].items() if key != "test"}
     experiment = {**log.values, "evaluation": evaluation}
-    enabled = Experiment.model_validate(log.values).enabled_transfers()
+    edges = Experiment.model_validate(log.values).enabled_edges()
+    off = [path for path in edges if not path.startswith("amalgamate.")]  # without it a student has nothing to learn
     measured = log.sweep.measured
     return Table.model_validate(
         {
@@ -49,7 +50,7 @@ def confirmation(log: Log, trial: Trial) -> Table:
             "arms": {
                 "plain": {
                     "label": "no transfer",
-                    "change": {f"transfers.{name}.enabled": False for name in enabled},
+                    "change": {f"{path}.enabled": False for path in off},
                 },
                 "best": {"label": f"trial {trial.number}", "change": dict(trial.changes)},
             },

@@ -156,8 +156,8 @@ def _check_code(sweep: Sweep, experiment: Experiment, allow_code: bool) -> None:
 def _check_objectives(sweep: Sweep, experiment: Experiment) -> None:
     if not experiment.evaluation.validation:
         raise InputError("evaluation.validation: a sweep chooses by its figures; hold out a share, as 0.1")
-    if not experiment.enabled_transfers():
-        raise InputError("transfers: there is none to search")
+    if not experiment.enabled_edges():
+        raise InputError("transfers: there is none to search, nor another edge")
     trained = experiment.trained()
     for objective in sweep.objectives:
         learner, _, metric = objective.partition(".")
