@@ -362,3 +362,12 @@ def test_the_sweep_of_the_page_is_one(tmp_path: Path) -> None:
     plan = plan_sweep(sweep, sweep.values(), Setting(), {}, tmp_path / "runs")
     assert len(plan.pairings["main"].meet) == 6 * 17
     assert plan.space.dimensions["transfers.main.cycle"] == Values(of=(1, 4))
+
+
+def test_a_loss_can_be_searched_where_no_transfer_takes_place(tmp_path: Path) -> None:
+    edge = {"from": "source", "to": "target", "loss": "kd"}
+    path = "distill.main.loss.kd.temperature"
+    change = {"transfers.main.enabled": False, "distill.main": edge}
+    plan = planned(tmp_path, {"change": change, "space": {path: {"float": {"low": 2.0, "high": 9.0}}}})
+    spec, _ = plan.trial({**plan.space.corner({}), path: 3.5})
+    assert spec.experiment.distill["main"].dump()["loss"]["kd"]["temperature"] == 3.5

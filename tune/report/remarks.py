@@ -67,7 +67,7 @@ def remarks(results: Results) -> Iterator[str]:
     if any(entry.same_as for entry in results.entries.values()):
         yield "as another arm: nothing of what is changed reaches this learner, so its runs are the very same."
     if any(column.endswith(f".{HELD}") for column in results.table.columns):
-        yield "Parameters, in millions: the numbers held in training, of learners and adapters."
+        yield "Parameters, in millions: the numbers held in training, of learners, adapters and losses."
     if results.effect is not None:
         yield from _needed(results, results.effect)
     if any(entry.paper is not None for entry in results.entries.values()):
