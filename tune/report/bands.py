@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tune.report.drawing import COLOURS, LINES, SOFT, panels_of
+from tune.report.drawing import COLOURS, LINES, SOFT, columns_of, panels_of
 from tune.results import Entry, Results
 from tune.statistics import summary
 
@@ -40,7 +40,7 @@ def _band(points: list[tuple[float, list[float]]]) -> Band:
 
 def draw_over_x(results: Results) -> Figure:
     """Each series a line, each column a panel."""
-    figure, panels = panels_of(results, 4.8, 3.0)
+    figure, panels = panels_of(results, columns_of(results), 4.8, 3.0)
     for column, axis in panels.items():
         for number, (series, band) in enumerate(over_x(results, column).items()):
             _draw(axis, band, COLOURS[number % len(COLOURS)], marker="o", label=series)
@@ -94,7 +94,7 @@ def over_epochs(entry: Entry) -> Band | None:
 
 def draw_over_epochs(results: Results) -> Figure:
     """Each arm a line, each column a panel."""
-    figure, panels = panels_of(results, 4.8, 3.0)
+    figure, panels = panels_of(results, columns_of(results), 4.8, 3.0)
     shade = min(0.15, 0.7 / len(results.table.arms))
     for column, axis in panels.items():
         for arm, (colour, line) in zip(results.table.arms, _looks(results), strict=False):

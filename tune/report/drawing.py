@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +38,16 @@ def columns_of(results: Results) -> list[str]:
     return [column for column in results.table.columns if not column.endswith(f".{HELD}")]
 
 
-def panels_of(results: Results, width: float, height: float, share: bool = False) -> tuple[Figure, dict[str, Axes]]:
-    """A panel a column of the table, two beside each other."""
-    columns = columns_of(results)
+def panels_of(
+    results: Results, columns: Sequence[str], width: float, height: float, share: bool = False
+) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each of some columns of the table, two beside each other."""
     across = min(2, len(columns))
     down = math.ceil(len(columns) / across)
     figure = Figure(figsize=(max(6.4, width * across), height * down + 0.9), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False, sharey="row" if share else False).flat
-    panels = {column: axis for column, axis in zip(columns, axes, strict=False)}
-    for axis in list(axes)[len(columns) :]:
+    axes = list(figure.subplots(down, across, squeeze=False, sharey="row" if share else False).flat)
+    panels = dict(zip(columns, axes, strict=False))
+    for axis in axes[len(columns) :]:
         axis.remove()
     for column, axis in panels.items():
         options = results.table.columns[column]

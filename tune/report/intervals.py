@@ -35,9 +35,10 @@ def caption(results: Results) -> str:
 
 def draw(results: Results) -> Figure:
     """Each arm a row, each column a panel."""
-    found = {column: compared(results, column) for column in columns_of(results)}
+    of_columns = {column: compared(results, column) for column in columns_of(results)}
+    found = {column: comparisons for column, comparisons in of_columns.items() if comparisons}
     arms = [arm for arm in results.table.arms if any(arm in comparisons for comparisons in found.values())]
-    figure, panels = panels_of(results, 4.8, 0.45 * len(arms) + 0.7, share=True)
+    figure, panels = panels_of(results, list(found), 4.8, 0.45 * len(arms) + 0.7, share=True)
     places = {arm: len(arms) - number for number, arm in enumerate(arms)}
     for column, axis in panels.items():
         axis.axvline(0.0, color=INK, linewidth=0.8)
