@@ -225,7 +225,7 @@ def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> Any:
 
 def _child(kind: Any, key: Any) -> Any:
     if isinstance(kind, Choice):
-        return kind.options.get(key)
+        return kind.options.get(str(key).partition("/")[0])
     if get_origin(kind) is dict:
         return _kind(get_args(kind)[1])
     if isinstance(kind, type) and issubclass(kind, Options):

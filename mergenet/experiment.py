@@ -1,4 +1,4 @@
-"""An experiment: a graph of learners and transfers as typed data.
+"""An experiment: a graph of learners, and of transfers and other edges between them, as typed data.
 
 This is what is validated, hashed, run and recorded. A new option of a choice is one file and one row in
 the union beside its family (`method.encoding.Encoding`, `tasks.Task`, ...).
@@ -25,7 +25,7 @@ from mergenet.method.edges import AmalgamateOptions, DistillOptions, Edge, Lesso
 from mergenet.method.options import TransferOptions
 from mergenet.optimization import Optimizer, Schedule, Sgd, Steps
 from mergenet.tasks import Task
-from mergenet.wiring import check_wiring
+from mergenet.wiring import check_wiring, split_end
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -205,6 +205,10 @@ class Experiment(Options):
         amalgamate = {f"amalgamate.{name}": lesson for name, lesson in self.amalgamate.items()}
         lessons: dict[str, Lesson] = {**distill, **amalgamate}
         return {path: lesson for path, lesson in lessons.items() if lesson.enabled or not enabled}
+
+    def lesson_of(self, learner: str) -> tuple[str, Lesson] | None:
+        """By what a learner learns in place of its task's own loss, with its path; None where by that."""
+        return next((one for one in self.lessons().items() if split_end(one[1].student)[0] == learner), None)
 
 
 # --- from files --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from mergenet.config import digest, identity
 from mergenet.experiment import Experiment, LearnerOptions
 from mergenet.method.options import TransferOptions
 from mergenet.models import find_model
+from mergenet.models.features import POOLED
 from mergenet.wiring import split_end
 
 NUMERICS = 2
@@ -56,7 +57,8 @@ def cell_keys(
 
     A learner is described by its own options, and by what each enabled edge into it brings, which
     unfolds its source's description. Two graphs of n learners that differ at all differ within 2n levels.
-    Names, paths and whatever cannot reach the learner stay out: an arm has the same key alone and in company.
+    Names, paths and whatever can reach neither the learner nor its figures stay out: an arm has the same key alone and
+    in company.
 
     Args:
         steps: learner that trains -> its steps in the whole run.
@@ -123,26 +125,28 @@ Joined = tuple[Any, list[str]]
 """An edge described without names of learners, and the learners at its other end, in their order."""
 
 
-def _lesson_of(experiment: Experiment, name: str, contents: Contents) -> Iterator[Joined]:
-    """By what a learner learns, and from whom."""
-    for path, lesson in experiment.lessons().items():
-        student, layer = split_end(lesson.student)
-        if student == name:
-            ends = [split_end(end) for end in lesson.teachers]
-            models = [_looks(experiment, teacher, contents) for teacher, _ in ends]
-            plain = {
-                "kind": path.partition(".")[0],
-                "loss": identity(lesson)["loss"],
-                "to": _layer(experiment, student, layer or lesson.criterion.layer),
-                "from": [_layer(experiment, one, layer or lesson.criterion.layer) for one, layer in ends],
-                "models": models,
-            }
-            yield plain, [teacher for teacher, _ in ends]
+def _lesson_of(experiment: Experiment, name: str, contents: Contents) -> list[Joined]:
+    """By what a learner learns, and from whom; none where by its task's own loss."""
+    found = experiment.lesson_of(name)
+    if found is None:
+        return []
+    path, lesson = found
+    (student, layer), ends = split_end(lesson.student), [split_end(end) for end in lesson.teachers]
+    plain = {
+        "kind": path.partition(".")[0],
+        "loss": identity(lesson)["loss"],
+        "to": _layer(experiment, student, layer or lesson.criterion.layer),
+        "from": [_layer(experiment, one, layer or lesson.criterion.layer) for one, layer in ends],
+        "models": [_looks(experiment, teacher, contents) for teacher, _ in ends],
+    }
+    return [(plain, [teacher for teacher, _ in ends])]
 
 
 def _layer(experiment: Experiment, learner: str, layer: str | None) -> str | None:
     """A layer by its dotted name, whatever it was called."""
-    return None if layer is None else find_model(experiment.learners[learner].model).layers.get(layer, layer)
+    if layer is None or layer == POOLED:
+        return layer
+    return find_model(experiment.learners[learner].model).layers.get(layer, layer)
 
 
 def _looks(experiment: Experiment, teacher: str, contents: Contents) -> Any:

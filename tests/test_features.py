@@ -51,7 +51,7 @@ def test_layers_give_what_they_give(name: str) -> None:
 def test_every_named_layer_of_every_model_is_there() -> None:
     for name, row in MODELS.items():
         parts = dict(row.sketch(10).named_modules())
-        assert set(row.layers.values()) <= set(parts), name
+        assert {path.removeprefix("->") for path in row.layers.values()} <= set(parts), name
 
 
 def test_only_the_last_pass_counts_and_nothing_is_kept() -> None:
@@ -114,3 +114,28 @@ def test_without_a_classifier_nothing_is_pooled() -> None:
     row = Model(lambda classes: nn.Sequential(nn.Flatten()), {})
     line = "layer 'pooled' goes into the classifier, and none was found; name a module"
     assert refusal(lambda: Features(row, row.build(10), ["pooled"])) == line
+
+
+def test_what_is_pooled_is_what_stands_before_dropout() -> None:
+    row = MODELS["mobilenet_v2-narrow"]
+    model = row.build(10)
+    features = Features(row, model, ["pooled", "last", "->classifier.1"])
+    model(torch.rand(8, 3, 8, 8))
+    seen = features.take()
+    torch.testing.assert_close(seen["pooled"], seen["last"].mean((2, 3)))
+    assert not torch.equal(seen["->classifier.1"], seen["pooled"]), "dropout changed it, in training"
+
+
+def test_a_classifier_that_is_called_by_keyword_gives_nothing() -> None:
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(3, 10)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.fc(input=images.mean((2, 3)))
+
+    model = Odd()
+    features = Features(Model(lambda classes: Odd()), model, ["pooled"])
+    model(IMAGES)
+    assert "layer 'pooled' gave a NoneType" in refusal(features.take)

@@ -209,3 +209,13 @@ def test_a_shared_weight_with_a_loss_of_another_teacher(digits: Images) -> None:
     assert torch.equal(weights(plain, "teacher"), weights(taught, "teacher"))
     for name in ("large", "target"):
         assert not torch.equal(weights(plain, name), weights(taught, name))
+
+
+def test_channels_are_sorted_by_the_epochs_of_the_larger_learner(digits: Images) -> None:
+    """Whoever is named first: the two may have batches of different size."""
+    share = {"main": {"from": "large.2", "to": "target.2", "order": "epoch"}}
+    learners = {"large": learner(0, "broad", batch_size=512), "target": learner(1)}
+    turned = dict(reversed(learners.items()))
+    one, other = (run(graph_of(experiment(each, share=share), digits), 6) for each in (learners, turned))
+    for name in learners:
+        assert torch.equal(weights(one, name), weights(other, name))

@@ -235,6 +235,16 @@ UNFIT: list[tuple[dict[str, Any], str]] = [
         both(distill(loss="mgd"), of("teacher", model="resnet18-narrow")),
         "distill.main.loss: features are (256, 8, 8, 8) and (256, 128, 2, 2); height and width must be equal",
     ),
+    (
+        both(
+            distill(loss="uskd", **{"from": None, "to": "target.layer1.0.bn2"}), of("target", model="resnet18-narrow")
+        ),
+        "distill.main.to: resnet18-narrow: layer 'layer1.0.bn2': what follows it overwrites its output; name the lay",
+    ),
+    (
+        both(distill(**{"from": "two"}), of("two", model="alexnet")),
+        "learners.two.weights: weights ",
+    ),
     (distill(loss="mgd", to="target.pooled"), "distill.main.loss: features are (256, 512) and (256, 8, 8, 8); they m"),
     (amalgamate("one", "two", loss="soft"), "amalgamate.main.loss: logits are (256, 10) and (256, 14); student and"),
     (share("teacher.2", "target.0"), "share.main.to: shape (8, 3, 3, 3) has another kernel than (8, 8, 1, 1); they"),
@@ -419,3 +429,35 @@ def test_one_and_another_teacher_who_starts_from_a_file(tmp_path: Path) -> None:
         keys(taught(both(distill(), starts)), contents),
     ]
     assert len({one["target"] for one in found}) == 3
+
+
+def specialists(tmp_path: Path, *ranges: tuple[int, int], **task: Any) -> Experiment:
+    """A student of frozen teachers, each of whom says which classes it knows."""
+    learners = {"target": learner(1, task={"labels": False, **task})}
+    for number, (low, high) in enumerate(ranges):
+        file = save(tmp_path / f"{number}.safetensors", classes=high - low)
+        said = {"task": {"classification": {"data": "digits", "classes": [low, high]}}}
+        learners[f"knows{number}"] = {**frozen(file), **said}
+    lesson = {"from": [name for name in learners if name != "target"], "to": "target", "loss": "soft"}
+    return experiment(learners, amalgamate={"main": lesson})
+
+
+def test_teachers_classes_follow_each_other_as_the_students_do(digits: Images, tmp_path: Path) -> None:
+    def planned(*ranges: tuple[int, int], **task: Any) -> Any:
+        return make_plan(specialists(tmp_path, *ranges, **task), 0, {"digits": digits}, 1)
+
+    planned((0, 4), (4, 10))
+    planned((2, 4), (4, 5), (5, 8), classes=[2, 8])
+    for ranges in [((4, 10), (0, 4)), ((0, 5), (0, 5)), ((0, 5), (4, 9)), ((0, 4), (5, 10))]:
+        assert refusal(lambda ranges=ranges: planned(*ranges)).startswith(
+            "amalgamate.main.from: the teachers know the cl"
+        )
+    assert "know the classes" in refusal(lambda: planned((0, 4), (4, 6), classes=[2, 8]))
+
+
+def test_a_teachers_task_and_its_weights_know_as_many_classes(digits: Images, tmp_path: Path) -> None:
+    plain = specialists(tmp_path, (0, 4), (4, 10)).dump()
+    save(tmp_path / "0.safetensors", classes=3)
+    one = Experiment.model_validate(plain)
+    start = "learners.knows0.task.classification.classes: 0 to 4 are 4 classes, and its weights tell 3 apart"
+    assert refusal(lambda: make_plan(one, 0, {"digits": digits}, 1)) == start

@@ -58,13 +58,14 @@ def at_scale(values: dict[str, Any], scale: Scale, *changes: Changes) -> dict[st
 def layers_of(values: dict[str, Any], scale: Scale, *changes: Changes) -> Layers:
     """What `at_scale` lays over an experiment; models are swapped last, so in changes too.
 
-    A learner that changes bring is changed by the scale as well, after them.
+    A learner that the first of the changes brings is changed by the scale right behind it.
     """
-    changed = [pair for change in changes for pair in change.items()]
-    with_task = [name for name, learner in laid_over(values, changed)["learners"].items() if learner.get("task")]
-    old = [(f"learners.{name}.{path}", value) for name in with_task for path, value in scale.learners.items()]
-    new = [pair for pair in old if pair[0].split(".")[1] not in values["learners"]]
-    layers = [*scale.change.items(), *(pair for pair in old if pair not in new), *changed, *new]
+    first, *others = changes or (NOTHING,)
+    with_task = [name for name, learner in laid_over(values, first.items())["learners"].items() if learner.get("task")]
+    scaled = [(f"learners.{name}.{path}", value) for name in with_task for path, value in scale.learners.items()]
+    new = [pair for pair in scaled if pair[0].split(".")[1] not in values["learners"]]
+    layers = [*scale.change.items(), *(pair for pair in scaled if pair not in new), *first.items(), *new]
+    layers += [pair for change in others for pair in change.items()]
     models = {name: learner.get("model") for name, learner in laid_over(values, layers)["learners"].items()}
     swapped = {name: scale.models[model] for name, model in models.items() if model in scale.models}
     return layers + [(f"learners.{name}.model", model) for name, model in swapped.items()]

@@ -74,11 +74,12 @@ def _rows_of_ports(name: str, classes: int, allow_code: bool) -> tuple[Rows, Row
 def _rows_of_layers(name: str) -> Rows:
     """The named layers; any other has its dotted name."""
     from mergenet.models import find_model
-    from mergenet.models.features import POOLED
+    from mergenet.models.features import INTO, POOLED, path_of
 
     model = find_model(name)
-    pooled = [(POOLED, f"what goes into {model.ports['classifier']}")] if "classifier" in model.ports else []
-    return [*model.layers.items(), *pooled, ("any other", "by its dotted name")]
+    names = [*(name for name in model.layers if name != POOLED), *([POOLED] if "classifier" in model.ports else [])]
+    rows: Rows = [(name, path_of(model, name).replace(INTO, "what goes into ")) for name in names]
+    return [*rows, ("any other", "by its dotted name")]
 
 
 def _size(port: "Port") -> str:

@@ -189,12 +189,16 @@ def _transfers_into(experiment: Experiment, learner: str, endings: Mapping[str, 
 
 
 def _others_into(experiment: Experiment, learner: str) -> Iterator[str]:
-    for lesson in experiment.lessons().values():
-        if split_end(lesson.student)[0] == learner:
-            yield f"{word_of(lesson)} from {', '.join(lesson.teachers)}" if lesson.teachers else word_of(lesson)
+    found = experiment.lesson_of(learner)
+    if found is not None:
+        _, lesson = found
+        yield f"{word_of(lesson)} from {', '.join(lesson.teachers)}" if lesson.teachers else word_of(lesson)
     for share in experiment.enabled_shares().values():
-        if split_end(share.small)[0] == learner:
-            yield f"{split_end(share.small)[1]}: a slice of {share.large}"
+        (large, held), (small, has) = split_end(share.large), split_end(share.small)
+        if small == learner:
+            yield f"{has}: a slice of {share.large}"
+        if large == learner:
+            yield f"{held}: shared with {share.small}"
 
 
 def _is_end(learner: str, edge: Edge) -> bool:

@@ -75,8 +75,6 @@ class _OfFeatures(Criterion):
         """
         assert layers is not None, "the loss is what its layers give"
         logits, features = [teacher.logits for teacher in teachers], [teacher.maps for teacher in teachers]
-        if self.resize == "bilinear" and self.form == "maps":
-            features = [resized(maps, student.maps) for maps in features]
         return layers(student.logits, logits, student.maps, features)
 
 
@@ -287,10 +285,17 @@ class CflLoss(nn.Module):
         """
         options = self.options
         soft = soft_targets(student, teachers, options.temperature, options.compared)
+        teachers_features = _fitted(teachers_features, features, options)
         common = self.common(features, teachers_features)
         aligned = alignment(common.student, common.teachers)
         rebuilt = reconstruction(common.decoded, teachers_features)
         return options.soft_targets * soft + options.alignment * aligned + options.reconstruction * rebuilt
+
+
+def _fitted(teachers: Sequence[Tensor], student: Tensor, options: _OfFeatures) -> list[Tensor]:
+    """Teachers' features, without gradient, at the height and width of the student's where that is asked for."""
+    wanted = options.resize == "bilinear"
+    return [resized(maps.detach(), student) if wanted else maps.detach() for maps in teachers]
 
 
 class LayerwiseLoss(nn.Module):
@@ -322,6 +327,7 @@ class LayerwiseLoss(nn.Module):
         """
         options = self.options
         soft = soft_targets(student, teachers, options.temperature, options.compared)
+        teachers_features = _fitted(teachers_features, features, options)
         made = self.block(features, teachers_features)
         aligned = layerwise.alignment(made.student, made.encoded)
         rebuilt = reconstruction(made.decoded, teachers_features)

@@ -9,7 +9,10 @@ from mergenet.config import InputError, nearest
 from mergenet.models.model import Model
 
 POOLED = "pooled"
-"""The name of what goes into the classifier: no layer's output, but the last one's input."""
+"""The name of what goes into the classifier, or into all that stands before it: no layer's output, but one's input."""
+
+INTO = "->"
+"""Begins the name of a module whose input is meant: `->fc`."""
 
 
 class Features:
@@ -19,29 +22,31 @@ class Features:
 
     Args:
         model: the row that `module` was built by.
-        layers: names of layers (`Model.layers`), `pooled`, or dotted names of modules.
+        layers: names of layers (`Model.layers`), `pooled`, or dotted names of modules, with `->` before for an input.
 
     Raises:
         InputError: no such layer, with the nearest.
     """
 
     def __init__(self, model: Model, module: nn.Module, layers: Iterable[str]) -> None:
-        self._seen: dict[str, Tensor] = {}
+        self._seen: dict[str, Any] = {}
         self._names = tuple(dict.fromkeys(layers))
         self._hooks = [self._watch(model, module, name) for name in self._names]
 
     def _watch(self, model: Model, module: nn.Module, name: str) -> Any:
-        if name == POOLED and POOLED not in model.layers:
-            classifier = model.ports.get("classifier")
-            if classifier is None:
-                raise InputError(f"layer '{POOLED}' goes into the classifier, and none was found; name a module")
-            layer = find_layer(model, module, classifier)
-            return layer.register_forward_pre_hook(lambda _, inputs: self._keep(name, inputs[0]))
-        layer = find_layer(model, module, name)
+        path = path_of(model, name)
+        if path.startswith(INTO):
+            layer = find_layer(model, module, path.removeprefix(INTO))
+            return layer.register_forward_pre_hook(lambda _, inputs: self._keep(name, *inputs[:1]))
+        layer = find_layer(model, module, path)
         return layer.register_forward_hook(lambda _, __, output: self._keep(name, output))
 
-    def _keep(self, name: str, features: Any) -> None:
+    def _keep(self, name: str, features: Any = None) -> None:
         self._seen[name] = features
+
+    def forget(self) -> None:
+        """Lets go of what was kept of a pass that nobody asks about."""
+        self._seen = {}
 
     def take(self) -> Mapping[str, Tensor]:
         """Layer -> its features in the last forward pass, with their graph; nothing is kept.
@@ -62,18 +67,31 @@ class Features:
             hook.remove()
 
 
+def path_of(model: Model, name: str) -> str:
+    """The dotted name of the module that is meant by a layer's name, `->` before it where it is its input.
+
+    Raises:
+        InputError: `pooled` of a model whose classifier is not known.
+    """
+    if name != POOLED or POOLED in model.layers:
+        return model.layers.get(name, name)
+    classifier = model.ports.get("classifier")
+    if classifier is None:
+        raise InputError(f"layer '{POOLED}' goes into the classifier, and none was found; name a module")
+    return f"{INTO}{classifier}"
+
+
 def find_layer(model: Model, module: nn.Module, name: str) -> nn.Module:
-    """The part of `module` that is known as `name`, or has it as its dotted name.
+    """The part of `module` that has the dotted name `name`.
 
     Raises:
         InputError: there is none, with the nearest.
     """
     parts = dict(module.named_modules())
-    path = model.layers.get(name, name)
-    if path not in parts or not path:
+    if name not in parts or not name:
         hint = nearest(name, {*model.layers, POOLED, *(part for part in parts if part)})
         raise InputError(f"no layer '{name}'; {hint}")
-    return parts[path]
+    return parts[name]
 
 
 def _described(value: Any) -> str:

@@ -11,7 +11,11 @@ from torchvision.ops import Conv2dNormActivation
 
 CIFAR_PORTS = {"classifier": "classifier.1", **{f"irb{block}": f"features.{block}.conv.2" for block in range(1, 18)}}
 PORTS = {**CIFAR_PORTS, "irb1": "features.1.conv.1"}  # torchvision's first block has no expansion
-LAYERS = {"last": "features.18", "earlier": "features.13"}  # after 13 torchvision's map shrinks for the last time
+LAYERS = {
+    "last": "features.18",
+    "earlier": "features.13",  # after it torchvision's map shrinks for the last time
+    "pooled": "->classifier",  # before dropout, which stands within
+}
 
 # expansion, channels, blocks, stride of the first block: Sandler et al. 2018, Table 2, with other strides.
 CIFAR_PLAN = [

@@ -59,15 +59,21 @@ def _ways(experiment: Experiment, learner: str) -> Iterator[str]:
             "While it trained, generated weights were written into it (MergeNet, arXiv 2404.13322); what generated "
             "them is gone, and the model is as large and as fast as without."
         )
-    for lesson in experiment.lessons().values():
-        if split_end(lesson.student)[0] == learner:
-            models = [f"a `{experiment.learners[split_end(end)[0]].model}`" for end in lesson.teachers]
-            by = f" from {' and '.join(models)}" if models else ""
-            yield f"It learned{by} by the loss `{next(iter(lesson.dump()['loss']))}`; no teacher is needed any more."
+    found = experiment.lesson_of(learner)
+    if found is not None:
+        _, lesson = found
+        models = [f"a `{experiment.learners[split_end(end)[0]].model}`" for end in lesson.teachers]
+        word = next(iter(lesson.dump()["loss"]))
+        if models:
+            yield f"It learned from {' and '.join(models)} by the loss `{word}`; no teacher is needed any more."
+        else:
+            yield f"It learned by the loss `{word}`."
     for share in experiment.enabled_shares().values():
-        if split_end(share.small)[0] == learner:
-            large = experiment.learners[split_end(share.large)[0]].model
-            yield f"The weight of its `{split_end(share.small)[1]}` was trained as a slice of a `{large}`'s."
+        (large, held), (small, has) = split_end(share.large), split_end(share.small)
+        if small == learner:
+            yield f"The weight of its `{has}` was trained as a slice of a `{experiment.learners[large].model}`'s."
+        if large == learner:
+            yield f"A slice of the weight of its `{held}` was trained by a `{experiment.learners[small].model}`, too."
 
 
 def _data(experiment: Experiment, config: Mapping[str, Any]) -> str:
@@ -142,6 +148,9 @@ def _training(experiment: Experiment, figures: Mapping[str, Any], config: Mappin
     begun = options.weights
     first = f"the weights `{Path(begun).name}`" if begun else "random weights"
     protocol = {"task": options.dump()["task"], "training": options.dump()["training"]}
+    found = experiment.lesson_of(config["learner"])
+    if found is not None:
+        protocol["loss"] = found[1].dump()["loss"]
     return (
         f"## Training\n\n{figures['steps']} steps from {first}. {held:.0%} of the training split was held out for "
         f"validation; {read}. {kept}\n\n```yaml\n{as_yaml(protocol)}```"

@@ -25,5 +25,6 @@ def evaluate(learner: Learner, split: Split) -> dict[str, float]:
                 outputs = learner.model(batch.images)
             sums.add(learner.task.sums(outputs, batch))
         metrics = learner.task.metrics(sums.settle())
+    learner.module.features.forget()
     learner.model.train()
     return metrics

@@ -1,4 +1,7 @@
-"""A frozen learner: weights in a file. There is no model and no forward pass; only matrices that are read are held."""
+"""A frozen learner as transfers read it: weights in a file, of which only the matrices that are read are held.
+
+One that teaches by its outputs is a `teachers.FrozenTeacher`.
+"""
 
 import torch
 from torch import Tensor

@@ -20,13 +20,13 @@ from mergenet.training import ranks
 from mergenet.training.controls import is_live, source_of
 from mergenet.training.frozen import frozen_port
 from mergenet.training.joint import JointStep
-from mergenet.training.learner import Learner, LiveTeacher, build_model
+from mergenet.training.learner import Learner, build_model
 from mergenet.training.lessons import LiveLesson, layer_of, make_lesson
 from mergenet.training.plan import Plan
 from mergenet.training.record import hash_of
 from mergenet.training.shared import share_weight
 from mergenet.training.sums import Sums
-from mergenet.training.teachers import FrozenTeacher, Teacher
+from mergenet.training.teachers import FrozenTeacher, LiveTeacher, Teacher
 from mergenet.wiring import split_end, steps_in_order
 
 
@@ -205,15 +205,16 @@ def _lesson_of(
     name: str, experiment: Experiment, plan: Plan, made: Mapping[str, Learner], seed: int, device: torch.device
 ) -> LiveLesson | None:
     """What a learner learns by; those that teach it and train are `made`."""
-    for path, lesson in experiment.lessons().items():
-        if split_end(lesson.student)[0] == name:
-            options, planned = experiment.learners[name], plan.lessons[path]
-            teachers = [
-                _teacher(experiment, end, layer_of(lesson, end), outputs.logits.shape[1], options, made, device)
-                for end, outputs in zip(lesson.teachers, planned.teachers, strict=True)
-            ]
-            return make_lesson(lesson, planned, options, teachers, seed)
-    return None
+    found = experiment.lesson_of(name)
+    if found is None:
+        return None
+    path, lesson = found
+    options, planned = experiment.learners[name], plan.lessons[path]
+    teachers = [
+        _teacher(experiment, end, layer_of(lesson, end), outputs.logits.shape[1], options, made, device)
+        for end, outputs in zip(lesson.teachers, planned.teachers, strict=True)
+    ]
+    return make_lesson(lesson, planned, options, teachers, seed)
 
 
 def _teacher(

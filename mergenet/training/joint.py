@@ -97,11 +97,11 @@ class JointStep:
 
     def _accumulate_gradient(self) -> list[Tensor]:
         """Adds up the gradient of this step's batches part by part; the mean loss of each learner's samples."""
-        parts = [learner.parts() for learner in self.learners]
-        count = len(parts[0])
+        count = self.learners[0].options.training.accumulation
+        parts = zip(*(learner.parts() for learner in self.learners), strict=True)
         means = [torch.zeros((), device=learner.stream.device) for learner in self.learners]
         gave: list[list[Seen]] = [[] for _ in self.learners]
-        for index, together in enumerate(zip(*parts, strict=True)):
+        for index, together in enumerate(parts):
             with self._reduced_after(last=index == count - 1):
                 given = self.module(together)
                 losses = [loss / count for loss, _ in given]
@@ -127,8 +127,8 @@ class JointStep:
 
     def _sort(self) -> None:
         for weight in self.shared:
-            epoch = self.learners[0].stream.steps_per_epoch
-            if weight.order == "epoch" and self.learners[0].done % epoch == 0:
+            holder = next(one for one in self.learners if any(own is weight.large for own in one.model.parameters()))
+            if weight.order == "epoch" and holder.done % holder.stream.steps_per_epoch == 0:
                 weight.sort()
 
     def _settle(self) -> None:

@@ -1,7 +1,7 @@
 """A learner at work: a model with its task, stream of batches and optimizer."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -167,19 +167,13 @@ class Learner:
         """Those it learns from."""
         return [] if self.lesson is None else self.lesson.teachers
 
-    def parts(self) -> list[Part]:
-        """The batch of this step, cut into as many parts as its gradient is added up over."""
+    def parts(self) -> Iterator[Part]:
+        """The batch of this step, cut into as many parts as its gradient is added up over, each when it is wanted."""
         batches = self.stream.batch(self.done).split(self.options.training.accumulation)
         size = len(batches[0].labels)
-        return [
-            Part(
-                self._forward_key(index),
-                batch,
-                self._taught(batch, slice(index * size, (index + 1) * size)),
-                self._epoch(),
-            )
-            for index, batch in enumerate(batches)
-        ]
+        for index, batch in enumerate(batches):
+            taught = self._taught(batch, slice(index * size, (index + 1) * size))
+            yield Part(self._forward_key(index), batch, taught, self._epoch())
 
     def rehearsal(self) -> Part:
         """The first part of the first step, to try; no teacher has been at it."""
@@ -268,35 +262,3 @@ class Learner:
         self.done = state["done"]
         self.diverged_at = state["diverged_at"]
         self.best = state["best"]
-
-
-class LiveTeacher:
-    """A learner that trains on the same batches and has stepped before: what it gave in its own training pass.
-
-    Args:
-        layer: whose features are wanted.
-    """
-
-    def __init__(self, learner: Learner, layer: str | None) -> None:
-        self.learner = learner
-        self.layer = layer
-
-    def diverged(self) -> bool:
-        """Whether it has."""
-        return self.learner.diverged_at is not None
-
-    def outputs(self, batch: Batch, part: slice) -> Outputs:
-        """In train mode, with its weights before its step of this tick."""
-        logits = torch.cat([seen.logits for seen in self.learner.gave])[part]
-        if self.layer is None:
-            return Outputs(logits)
-        return Outputs(logits, torch.cat([seen.features[self.layer] for seen in self.learner.gave])[part])
-
-    def rehearse(self, batch: Batch) -> Outputs:
-        """In eval mode, which leaves running statistics as they are."""
-        learner = self.learner
-        learner.model.eval()
-        with torch.no_grad(), learner.autocast():
-            logits = learner.model(batch.images)
-        learner.model.train()
-        return Seen(logits, dict(learner.module.features.take())).at(self.layer)

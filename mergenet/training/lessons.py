@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,9 @@ from mergenet.config import InputError, about
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment, LearnerOptions
 from mergenet.method.criterion import Criterion, Outputs
-from mergenet.method.edges import Lesson
+from mergenet.method.edges import AmalgamateOptions, Lesson
 from mergenet.models import find_model, names_code
-from mergenet.models.features import Features
+from mergenet.models.features import INTO, Features, find_layer, path_of
 from mergenet.training.frozen import classes_of
 from mergenet.training.spec import Origin
 from mergenet.training.teachers import Teacher
@@ -65,6 +67,8 @@ def plan_lesson(
         with about(f"{path}.{key}: {options.model}"):
             return _given(options.model, classes, shape, layer_of(lesson, end))
 
+    if isinstance(lesson, AmalgamateOptions) and lesson.enabled:
+        _check_union(path, lesson, experiment)
     student, teachers = outputs("to", lesson.student), tuple(outputs("from", end) for end in lesson.teachers)
     with about(f"{path}.loss"), META:
         layers = lesson.criterion.layers_for(student, teachers)
@@ -72,6 +76,26 @@ def plan_lesson(
         lesson.criterion.value(student, teachers, labels, 1, layers)
     own = 0 if layers is None else sum(parameter.numel() for parameter in layers.parameters())
     return LessonPlan(student, teachers, own)
+
+
+def _check_union(path: str, lesson: AmalgamateOptions, experiment: Experiment) -> None:
+    """Where teachers' tasks say which classes they know, these are the student's, one after the other.
+
+    Raises:
+        InputError: they are not.
+    """
+    student = experiment.learners[split_end(lesson.student)[0]].trained_task
+    tasks = [experiment.learners[split_end(end)[0]].task for end in lesson.teachers]
+    ranges = [list(task.classes) for task in tasks if task is not None and task.classes is not None]
+    if len(ranges) < len(tasks):
+        return  # files that do not say; only how many is known
+    low, high = student.classes or (0, ranges[-1][1])
+    follow = all(one[1] == other[0] for one, other in pairwise(ranges))
+    if not follow or (ranges[0][0], ranges[-1][1]) != (low, high):
+        raise InputError(
+            f"{path}.from: the teachers know the classes {ranges}; in their order they must follow each other, from "
+            "the student's first to its last"
+        )
 
 
 def layer_of(lesson: Lesson, end: str) -> str | None:
@@ -100,14 +124,43 @@ def _given(model: str, classes: int, shape: tuple[int, ...], layer: str | None) 
 @lru_cache(maxsize=128)
 def _known(model: str, classes: int, shape: tuple[int, ...], layer: str | None) -> Outputs:
     """Found once: a table plans many runs of the same models."""
-    return _forward(model, find_model(model).sketch(classes), torch.empty(shape, device=META), layer)
+    return _forward(model, find_model(model).sketch(classes).eval(), torch.empty(shape, device=META), layer)
 
 
 def _forward(model: str, module: nn.Module, images: Tensor, layer: str | None) -> Outputs:
-    features = Features(find_model(model), module, [layer] if layer else [])
+    row = find_model(model)
+    features = Features(row, module, [layer] if layer else [])
+    versions: list[int] = []
+    path = path_of(row, layer) if layer else INTO
+    if not path.startswith(INTO):
+        find_layer(row, module, path).register_forward_hook(lambda _, __, output: versions.append(_version(output)))
     with torch.no_grad():
-        logits = module(images)
-    return Outputs(logits.to(META), features.take()[layer].to(META) if layer else None)
+        logits = try_forward(model, module, images)
+    if layer is None:
+        return Outputs(logits.to(META))
+    seen = features.take()[layer]
+    if versions and versions[-1] != _version(seen):
+        raise InputError(f"layer '{layer}': what follows it overwrites its output; name the layer behind it")
+    return Outputs(logits.to(META), seen.to(META))
+
+
+def _version(features: Any) -> int:
+    """How often a tensor was written to in place."""
+    return features._version if isinstance(features, Tensor) else 0
+
+
+def try_forward(model: str, module: nn.Module, images: Tensor) -> Tensor:
+    """A forward pass of the model of that name.
+
+    Raises:
+        InputError: it does not take such images.
+    """
+    try:
+        return module(images)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        count, *shape = images.shape
+        raise InputError(f"{model} does not take {count} images of {tuple(shape)} at once: {reason}") from None
 
 
 # --- at work -----------------------------------------------------------------------------------------------------

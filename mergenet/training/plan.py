@@ -18,7 +18,7 @@ from mergenet.models.weights import read_weights
 from mergenet.training.ends import Ends, TransferPlan, check_slices, check_writers, find_ends, plan_transfer
 from mergenet.training.factored import factor_layers
 from mergenet.training.frozen import ANY, frozen_weights, outline
-from mergenet.training.lessons import LessonPlan, plan_lesson
+from mergenet.training.lessons import LessonPlan, plan_lesson, try_forward
 from mergenet.training.shared import Taken, check_shares
 from mergenet.training.spec import Origin
 from mergenet.wiring import split_end
@@ -26,7 +26,7 @@ from mergenet.wiring import split_end
 
 @dataclass(frozen=True)
 class LearnerPlan:
-    """Size and length of one learner's training; of a frozen one what is held for transfers, and no steps."""
+    """Size and length of one learner's training; of a frozen one what is held of it, and no steps."""
 
     parameters: int
     steps_per_epoch: int
@@ -212,11 +212,7 @@ def _fitting_sketch(options: LearnerOptions, images: Images, workers: int) -> nn
 def _known_sketch(name: str, classes: int, part: int, shape: tuple[int, ...]) -> nn.Module:
     """Made once: a sweep plans hundreds of runs of the same models."""
     model = find_model(name).sketch(classes)
-    try:
-        model(torch.empty(part, *shape, device="meta"))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{name} does not take {part} images of {shape} at once: {reason}") from None
+    try_forward(name, model, torch.empty(part, *shape, device="meta"))
     return model
 
 

@@ -1,6 +1,6 @@
 """Those who teach in a run: a frozen network that sees its student's batch, or a learner that trains beside it."""
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from mergenet.method.criterion import Outputs
 from mergenet.models import find_model
 from mergenet.models.features import Features
 from mergenet.models.weights import read_weights
+
+if TYPE_CHECKING:
+    from mergenet.training.learner import Learner
 
 
 class Seen(NamedTuple):
@@ -65,6 +68,7 @@ class FrozenTeacher:
         self.layer = layer
         self.model = _read(options, classes).to(device).to(memory_format=torch.channels_last)
         self.features = Features(find_model(options.model), self.model, [layer] if layer else [])
+        self.compiled = compiled  # what it gives is then overwritten by its next pass
         if compiled:
             self.model.compile(mode="reduce-overhead" if device.type == "cuda" else None)
 
@@ -75,8 +79,9 @@ class FrozenTeacher:
     def outputs(self, batch: Batch, part: slice) -> Outputs:
         """Of the student's images, in its precision."""
         with torch.no_grad():
-            logits = self.model(batch.images)
-        return Seen(logits, dict(self.features.take())).clone().at(self.layer)
+            logits = self.model(batch.images.clone())  # a model may change them in place
+        seen = Seen(logits, dict(self.features.take()))
+        return (seen.clone() if self.compiled else seen).at(self.layer)
 
     def rehearse(self, batch: Batch) -> Outputs:
         """The same: a frozen network does not change."""
@@ -89,3 +94,35 @@ def _read(options: LearnerOptions, classes: int) -> nn.Module:
         model = find_model(options.model).build(classes)
     read_weights(options.model, options.weights).load_into(model)
     return model.eval().requires_grad_(False)
+
+
+class LiveTeacher:
+    """A learner that trains on the same batches and has stepped before: what it gave in its own training pass.
+
+    Args:
+        layer: whose features are wanted.
+    """
+
+    def __init__(self, learner: "Learner", layer: str | None) -> None:
+        self.learner = learner
+        self.layer = layer
+
+    def diverged(self) -> bool:
+        """Whether it has."""
+        return self.learner.diverged_at is not None
+
+    def outputs(self, batch: Batch, part: slice) -> Outputs:
+        """In train mode, with its weights before its step of this tick."""
+        logits = torch.cat([seen.logits for seen in self.learner.gave])[part]
+        if self.layer is None:
+            return Outputs(logits)
+        return Outputs(logits, torch.cat([seen.features[self.layer] for seen in self.learner.gave])[part])
+
+    def rehearse(self, batch: Batch) -> Outputs:
+        """In eval mode, which leaves running statistics as they are."""
+        learner = self.learner
+        learner.model.eval()
+        with torch.no_grad(), learner.autocast():
+            logits = learner.model(batch.images)
+        learner.model.train()
+        return Seen(logits, dict(learner.module.features.take())).at(self.layer)

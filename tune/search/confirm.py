@@ -38,7 +38,9 @@ def confirmation(log: Log, trial: Trial) -> Table:
     evaluation = {key: value for key, value in log.values["evaluation"].items() if key != "test"}
     experiment = {**log.values, "evaluation": evaluation}
     edges = Experiment.model_validate(log.values).enabled_edges()
-    off = [path for path in edges if not path.startswith("amalgamate.")]  # without it a student has nothing to learn
+    transfers = [path for path in edges if path.startswith("transfers.")]
+    # without amalgamation a student would have nothing to learn by
+    off = transfers or [path for path in edges if not path.startswith("amalgamate.")]
     measured = log.sweep.measured
     return Table.model_validate(
         {
@@ -49,7 +51,7 @@ def confirmation(log: Log, trial: Trial) -> Table:
             "columns": {measured: {"title": measured, "better": log.sweep.objectives[measured]}},
             "arms": {
                 "plain": {
-                    "label": "no transfer",
+                    "label": "no transfer" if transfers else f"without {', '.join(off) or 'what was searched'}",
                     "change": {f"{path}.enabled": False for path in off},
                 },
                 "best": {"label": f"trial {trial.number}", "change": dict(trial.changes)},

@@ -135,10 +135,10 @@ def _drawn(trial: Suggests, path: str, dimension: Ints | Floats | Values) -> Any
 
 
 def _key_of(option: Any) -> str | None:
-    """The word of an option that is written as a word or a map of one key."""
+    """The word of an option that is written as a word or a map of one key, whatever published name stands behind it."""
     if isinstance(option, dict) and len(option) == 1:
-        return str(next(iter(option)))
-    return option if isinstance(option, str) else None
+        option = str(next(iter(option)))
+    return option.partition("/")[0] if isinstance(option, str) else None
 
 
 def _get(values: Any, path: str) -> Any:

@@ -30,6 +30,7 @@ Distill = Annotated[
             "rkd": rkd.VARIANTS,
             "dkd": dkd.VARIANTS,
             "nkd": nkd.VARIANTS,
+            "tf_kd_self": tf_kd.SELF_VARIANTS,
             "uskd": uskd.VARIANTS,
             "mgd": mgd.VARIANTS,
         },

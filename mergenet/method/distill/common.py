@@ -107,7 +107,17 @@ def resized(maps: Tensor, like: Tensor) -> Tensor:
     """Maps (N, D, H, W) at the height and width of others, bilinear where they differ."""
     if maps.ndim != 4 or like.ndim != 4 or maps.shape[2:] == like.shape[2:]:
         return maps
-    return functional.interpolate(maps, size=like.shape[2:], mode="bilinear", align_corners=False)
+    if not maps.requires_grad:
+        return functional.interpolate(maps, size=like.shape[2:], mode="bilinear", align_corners=False)
+    # on a GPU the gradient of interpolate adds up in any order; that of products does not
+    rows, columns = (_interpolation(old, new, maps) for old, new in zip(maps.shape[2:], like.shape[2:], strict=True))
+    return rows @ maps @ columns.T
+
+
+def _interpolation(old: int, new: int, like: Tensor) -> Tensor:
+    """What takes `old` values to `new` ones by linear interpolation: (new, old)."""
+    identity = torch.eye(old, dtype=like.dtype, device=like.device)
+    return functional.interpolate(identity.unsqueeze(0), size=new, mode="linear", align_corners=False)[0].T
 
 
 # --- pieces of formulas ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Both means are over all N * C entries, as in the authors' `my_loss_function.py`.
 Shape legend: N samples, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import torch
@@ -76,6 +76,9 @@ class TfKdReg(Criterion):
 
 SELF_DEFAULTS = TfKdSelf()
 REG_DEFAULTS = TfKdReg()
+SELF_VARIANTS: Mapping[str, TfKdSelf] = {
+    "resnet50": TfKdSelf(temperature=6.0),  # the authors' value for it
+}
 
 
 @in_full_precision
