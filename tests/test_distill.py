@@ -11,6 +11,7 @@ from torch.nn import functional
 from mergenet.config import InputError, Options, parse
 from mergenet.method import amalgamate
 from mergenet.method.distill import Distill, dkd, kd, mgd, nkd, rkd, shared, tf_kd, uskd
+from mergenet.method.distill.common import resized
 from tests import official
 from tests.distillation import CLASSES, METHODS, Batch, Method, draw, generator
 
@@ -404,3 +405,18 @@ def test_a_slice_of_another_kernel_and_a_wrong_order_are_refused() -> None:
         shared.slice_of(torch.ones(3, 4), (2, 2), outputs=torch.tensor([0, 1]))
     with pytest.raises(InputError, match="dim 2"):
         shared.channel_order(torch.ones(3, 4), 2)
+
+
+@pytest.mark.parametrize(("size", "wanted"), [((5, 5), (4, 4)), ((2, 3), (4, 2)), ((1, 4), (3, 4))])
+def test_maps_are_resized_as_torch_does_with_gradients_that_add_up_in_one_order(
+    size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    maps = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    like, weights = torch.zeros(2, 7, *wanted), torch.randn(2, 3, *wanted, dtype=torch.float64)
+    own = resized(maps, like)
+    torchs = functional.interpolate(maps, size=wanted, mode="bilinear", align_corners=False)
+    assert "Upsample" not in str(own.grad_fn) and torch.allclose(own, torchs, atol=1e-12)
+    (ours,), (theirs,) = (torch.autograd.grad((one * weights).sum(), maps) for one in (own, torchs))
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    assert torch.equal(resized(maps.detach(), like), torchs.detach())
+    assert resized(maps, maps) is maps

@@ -136,6 +136,6 @@ def test_a_classifier_that_is_called_by_keyword_gives_nothing() -> None:
             return self.fc(input=images.mean((2, 3)))
 
     model = Odd()
-    features = Features(Model(lambda classes: Odd()), model, ["pooled"])
+    features = Features(Model(lambda classes: Odd(), {"classifier": "fc"}), model, ["pooled"])
     model(IMAGES)
     assert "layer 'pooled' gave a NoneType" in refusal(features.take)

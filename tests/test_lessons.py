@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mergenet import randomness
+from mergenet.cli.show import taught_by
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment
 from mergenet.method.amalgamate import Amalgamation
 from mergenet.method.distill import Distill, dkd
 from mergenet.method.distill.uskd import Uskd
 from mergenet.models import MODELS
+from mergenet.training.card import _ways
 from mergenet.training.evaluation import evaluate
 from mergenet.training.graph import Graph
 from mergenet.training.loop import advance
@@ -451,7 +453,7 @@ def train_on_rank(taught: dict[str, Experiment]) -> dict[str, dict[str, Tensor]]
 
 
 def test_two_ranks_end_where_one_does(tmp_path: Path) -> None:
-    """Masks are drawn for each rank by itself, so those of MGD are left out; some losses look at a rank's batch whole."""
+    """Masks are drawn for each rank by itself, so those of MGD are left out; some losses look at its whole batch."""
     teacher = frozen(save(tmp_path / "teacher.safetensors", "broad"), "broad")
     live = {"teacher": learner(0), "target": learner(1)}
     fixed = {"teacher": teacher, "target": learner(1)}
@@ -485,3 +487,20 @@ def test_two_ranks_end_where_one_does(tmp_path: Path) -> None:
             if case in by_batch:
                 continue
             torch.testing.assert_close(one[case][name], value, rtol=1e-3, atol=1e-5, msg=f"{case}: {name}")
+
+
+def test_what_taught_a_learner_is_told_in_a_line(file: Path) -> None:
+    learners = {"teacher": frozen(file), "large": learner(0, "broad"), "target": learner(1)}
+    share = {"main": {"from": "large.2", "to": "target.2"}}
+    one = experiment(learners, distill={"main": KD}, share=share)
+    assert taught_by(one, "target", {}) == "kd from teacher\n2: a slice of large.2"
+    assert taught_by(one, "large", {}) == "2: shared with target.2"
+    assert list(_ways(one, "target")) == [
+        "It learned from a `smooth` by the loss `kd`; no teacher is needed any more.",
+        "The weight of its `2` was trained as a slice of a `broad`'s.",
+    ]
+    assert list(_ways(one, "large")) == ["A slice of the weight of its `2` was trained by a `smooth`, too."]
+    off = experiment(learners, distill={"main": {**KD, "enabled": False}})
+    assert (
+        taught_by(off, "target", {}) == "off" and taught_by(off, "large", {}) == "-" and not list(_ways(off, "target"))
+    )

@@ -192,3 +192,14 @@ def test_a_table_that_the_paper_does_not_have_is_refused_before_anything_runs(tm
 def test_weights_to_take_that_do_not_fit_are_refused_in_a_line(trained: dict[str, str], line: str) -> None:
     with pytest.raises(InputError, match=line):
         experiment_of(tiny({"arms": {"frozen": {"trained": trained}}}), "tiny", "frozen")
+
+
+def test_a_learner_that_an_arm_brings_takes_the_scale_and_then_the_users_word() -> None:
+    table = load_table("amalgamation")
+    flips = {f"learners.{name}.task.classification.augmentation.flip": True for name in ("first", "third")}
+    plain, flipped = (experiment_of(table, "digits", "quarters", change) for change in ({}, flips))
+    for name in ("first", "third"):
+        one, other = (each.learners[name].trained_task for each in (plain, flipped))
+        assert one.data == other.data == "digits" and one.augmentation.crop == 0
+        assert not one.augmentation.flip and other.augmentation.flip
+    assert plain.learners["third"].trained_task.classes == (5, 8)
