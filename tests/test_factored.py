@@ -149,7 +149,7 @@ def test_an_export_has_one_weight_where_two_factors_were_trained(small: MakeExpe
 
 def test_a_frozen_source_has_no_factors(small: MakeExperiment) -> None:
     frozen = {"weights": "a.safetensors", "frozen": True, "task": None, "factored": {"classifier": {"rank": 2}}}
-    with pytest.raises(InputError, match=r"^learners\.source\.factored: a frozen learner is only read by transfers"):
+    with pytest.raises(InputError, match=r"^learners\.source\.factored: a frozen learner does not train"):
         small({"learners": {"source": frozen}})
 
 
