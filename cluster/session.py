@@ -1,4 +1,4 @@
-"""The one way in to Ray: a cluster of this process's own on this machine, quiet and on loopback."""
+"""The one way in to Ray: a cluster of this process's own on this machine, or one that is there; quiet."""
 
 import logging
 import os
@@ -41,10 +41,11 @@ def available(device: str) -> int:
 
 
 @contextmanager
-def session(dashboard: bool = False) -> Iterator[None]:
+def session(dashboard: bool = False, address: str | None = None) -> Iterator[None]:
     """Ray inside; one that is running already in this process is used and left running.
 
     Args:
+        address: HOST:PORT of a cluster that this machine is a node of, which is left running; None starts one.
         dashboard: with Ray's State API, which takes it ten seconds more to start. Who starts trainers inside of trials
             needs it: without it the place of one that was stopped is never given free.
     """
@@ -54,13 +55,10 @@ def session(dashboard: bool = False) -> Iterator[None]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     on_terminate = signal.getsignal(signal.SIGTERM)
+    # Ray's own count of processors may be smaller than what check_fits let through
+    own = {"num_cpus": available("cpu"), "include_dashboard": dashboard} if address is None else {}
     ray.init(
-        address="local",
-        num_cpus=available("cpu"),  # Ray's own count may be smaller than what check_fits let through
-        include_dashboard=dashboard,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
+        address=address or "local", log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **own
     )
     if threading.current_thread() is threading.main_thread():  # Ray's own prints a stack and aborts
         signal.signal(signal.SIGTERM, on_terminate)

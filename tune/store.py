@@ -92,6 +92,17 @@ def connect(uri: str) -> "MlflowClient":
         return MlflowClient(uri)
 
 
+def answers(uri: str) -> None:
+    """Asks the store a question, so that a database of an older MLflow is found out too.
+
+    Raises:
+        Away: it has no answer.
+    """
+    client = connect(uri)
+    with reaching():
+        client.search_experiments(max_results=1)
+
+
 def _ready(database: Path) -> None:
     """Sees that the file can be written now; makes it aside and renames it, so that a death leaves no half store."""
     from mlflow import MlflowClient

@@ -8,6 +8,7 @@ import click
 
 from mergenet import __version__
 from mergenet.cli.ablate import ablate
+from mergenet.cli.cluster import cluster
 from mergenet.cli.data import data
 from mergenet.cli.export import export
 from mergenet.cli.models import models
@@ -38,6 +39,7 @@ commands.add_command(models)
 commands.add_command(data)
 commands.add_command(export)
 commands.add_command(sync)
+commands.add_command(cluster)
 commands.add_command(ui)
 
 
@@ -46,7 +48,10 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Runs a command line: exit code 0 when it did, 2 for bad input, 1 when a run failed, 130 when interrupted."""
+    """Runs a command line.
+
+    Exit code 0 when it did, 2 for bad input, 1 when a run failed or a cluster is not fit, 130 when interrupted.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = commands.main(prog_name="mergenet", standalone_mode=False)

@@ -54,6 +54,19 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     _console().print(grid)
 
 
+def print_finding(name: str, verdict: str, text: str, remedy: str) -> None:
+    """A line of a list that grows while it is read: its columns have widths of their own."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(width=12)
+    grid.add_column(width=7)
+    grid.add_column()
+    colour = {"good": "green", "bad": "bold red", "skipped": "dim"}[verdict]
+    grid.add_row(escape(name), f"[{colour}]{verdict}[/]", escape(text))
+    if remedy:
+        grid.add_row("", "", escape(f"-> {remedy}"))
+    _console().print(grid)
+
+
 def printed(text: str) -> None:
     """Text as it is, however wide the terminal."""
     _console().print(text, soft_wrap=True, markup=False)
