@@ -7,6 +7,7 @@ from typing import Any
 
 from mergenet.config import digest, identity
 from mergenet.experiment import Experiment, LearnerOptions
+from mergenet.method.edges import layer_of
 from mergenet.method.options import TransferOptions
 from mergenet.models import find_model
 from mergenet.models.features import POOLED
@@ -131,15 +132,15 @@ def _lesson_of(experiment: Experiment, name: str, contents: Contents) -> list[Jo
     if found is None:
         return []
     path, lesson = found
-    (student, layer), ends = split_end(lesson.student), [split_end(end) for end in lesson.teachers]
+    teachers = [split_end(end)[0] for end in lesson.teachers]
     plain = {
         "kind": path.partition(".")[0],
         "loss": identity(lesson)["loss"],
-        "to": _layer(experiment, student, layer or lesson.criterion.layer),
-        "from": [_layer(experiment, one, layer or lesson.criterion.layer) for one, layer in ends],
-        "models": [_looks(experiment, teacher, contents) for teacher, _ in ends],
+        "to": _layer(experiment, name, layer_of(lesson, lesson.student)),
+        "from": [_layer(experiment, split_end(end)[0], layer_of(lesson, end)) for end in lesson.teachers],
+        "models": [_looks(experiment, teacher, contents) for teacher in teachers],
     }
-    return [(plain, [teacher for teacher, _ in ends])]
+    return [(plain, teachers)]
 
 
 def _layer(experiment: Experiment, learner: str, layer: str | None) -> str | None:

@@ -108,7 +108,7 @@ def _check_lesson(experiment: "Experiment", path: str, lesson: Lesson) -> None:
     if isinstance(lesson, DistillOptions):
         _check_has_teacher(path, lesson)
     for key, end in [*(("from", end) for end in lesson.teachers), ("to", lesson.student)]:
-        if split_end(end)[1] and lesson.criterion.layer is None:
+        if split_end(end)[1] and lesson.loss.layer is None:
             raise ValueError(
                 f"{path}.{key}: this loss compares no features of a layer; leave '.{split_end(end)[1]}' out"
             )
@@ -178,7 +178,7 @@ def _check_students(experiment: "Experiment") -> None:
 
 def _check_labels(experiment: "Experiment", name: str, learner: "LearnerOptions", path: str | None) -> None:
     labelled, where = learner.trained_task.labels, f"learners.{name}.task.{next(iter(learner.dump()['task']))}.labels"
-    reads = path is None or experiment.lessons()[path].criterion.labelled
+    reads = path is None or experiment.lessons()[path].loss.labelled
     if reads and not labelled:
         what = "its task's own loss" if path is None else path
         raise ValueError(f"{where}: false, and {what} reads them; only amalgamation does without")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mergenet.config import Options
 from mergenet.method import amalgamate
-from mergenet.method.criterion import Outputs
+from mergenet.method.criterion import Given, Outputs
 from mergenet.method.distill import dkd, kd, mgd, nkd, rkd, tf_kd, uskd
 from tests import official
 
@@ -99,7 +99,7 @@ def _soft(options: amalgamate.Soft, entropy: bool) -> Method:
         options,
         ((CLASSES,),),
         ((2,), (1,), (CLASSES - 3,)),
-        lambda _, s, t, y: options.value(Outputs(s[0]), [Outputs(logits) for logits in t], None, 1, None),
+        lambda _, s, t, y: options.value(Given(Outputs(s[0]), [Outputs(logits) for logits in t], None, 1), None),
         lambda _, s, t, y: official.soft_targets(s[0], t, entropy),
     )
 

@@ -26,7 +26,7 @@ from mergenet.method.amalgamate import (
     soft_targets,
 )
 from mergenet.method.common_features import CommonFeatures
-from mergenet.method.criterion import Criterion, Outputs
+from mergenet.method.criterion import Criterion, Given, Outputs
 from mergenet.method.layerwise import LayerwiseBlock
 from tests.test_distill import Union
 from tests.test_distill_invariances import ANY, close, normal, seeds
@@ -177,9 +177,9 @@ def test_soft_is_the_soft_targets_alone(compared: amalgamate.Compared) -> None:
     options = Soft(temperature=2.0, compared=compared)
     left = log(2) if compared == "divergence" else 0.0  # the entropy of the targets
     one, two = -log((3 / 16) ** 0.5) - left, log(2) - left
-    both = options.value(Outputs(logits), teachers, None, 1, None)
+    both = options.value(Given(Outputs(logits), teachers, None, 1), None)
     assert both.item() == pytest.approx(4 * (one + two) / 2, rel=1e-12)
-    alone = options.value(Outputs(logits[:1]), [Outputs(each.logits[:1]) for each in teachers], None, 1, None)
+    alone = options.value(Given(Outputs(logits[:1]), [Outputs(each.logits[:1]) for each in teachers], None, 1), None)
     assert alone.item() == pytest.approx(4 * one, rel=1e-12)
 
 
@@ -350,7 +350,7 @@ def test_a_student_is_drawn_to_its_teachers(options: Criterion) -> None:
     for epoch in range(1, 251):
         optimizer.zero_grad()
         made = features(images)
-        loss = options.value(Outputs(classify(made), seen(made)), taught, None, epoch, layers)
+        loss = options.value(Given(Outputs(classify(made), seen(made)), taught, None, epoch), layers)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -388,8 +388,8 @@ def test_reads_no_labels_and_names_its_layer(options: Criterion, layer: str | No
     torch.manual_seed(0)
     layers = options.layers_for(student, teachers)
     layers = layers.double() if layers else None
-    made = options.value(student, teachers, None, 1, layers)
-    assert torch.equal(made, options.value(student, teachers, torch.zeros(4, dtype=torch.long), 9, layers))
+    made = options.value(Given(student, teachers, None, 1), layers)
+    assert torch.equal(made, options.value(Given(student, teachers, torch.zeros(4, dtype=torch.long), 9), layers))
     made.backward()
     assert all(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in student if tensor is not None)
     assert all(tensor.grad is None for teacher in teachers for tensor in teacher if tensor is not None)
@@ -408,7 +408,7 @@ def test_the_value_is_that_of_the_plain_loss(options: Any, layer: str | None) ->
         plain_loss = options.build(8, [6, 7]).double()
         layers.double().load_state_dict(plain_loss.state_dict())
         plain = plain_loss(student.logits, logits, student.maps, [teacher.maps for teacher in teachers])
-    assert torch.equal(options.value(student, teachers, None, 1, layers), plain)
+    assert torch.equal(options.value(Given(student, teachers, None, 1), layers), plain)
 
 
 @EACH
@@ -429,13 +429,13 @@ def test_runs_dry(options: Criterion, layer: str | None, dtype: torch.dtype) -> 
     if layers is not None and of_real is not None:
         assert sizes(layers) == sizes(of_real)
         layers.to("meta")
-    made = options.value(student, teachers, None, 1, layers)
+    made = options.value(Given(student, teachers, None, 1), layers)
     made.backward()
     assert made.is_meta and made.shape == () and made.dtype == torch.float32
     assert student.logits.grad is not None and student.logits.grad.is_meta
     short = Outputs(student.logits[:, :-1], student.features)
     with pytest.raises(InputError, match="must agree"):
-        options.value(short, teachers, None, 1, layers)
+        options.value(Given(short, teachers, None, 1), layers)
 
 
 @pytest.mark.parametrize("name", ["cfl", "cfl_vectors", "layerwise"])
@@ -501,8 +501,8 @@ M = torch.zeros(2, 4, 3, 3)
         (lambda: CommonFeatures(4, [3], 2, "vectors")(A, [A]), "must agree as"),
         (lambda: CommonFeatures(4, [4], 2, "maps")(A, [A]), r"\(batch, 4, height, width\)"),
         (lambda: CommonFeatures(4, [4], 2, "maps")(torch.zeros(2, 4, 3, 3), [torch.zeros(2, 4, 3, 2)]), "must agree"),
-        (lambda: Soft().value(Outputs(A), [], None, 1, None), "teachers' logits are none"),
-        (lambda: Soft().value(Outputs(A), [Outputs(A)] * 2, None, 1, None), r"\(2, 4\) and \(2, 8\)"),
+        (lambda: Soft().value(Given(Outputs(A), [], None, 1), None), "teachers' logits are none"),
+        (lambda: Soft().value(Given(Outputs(A), [Outputs(A)] * 2, None, 1), None), r"\(2, 4\) and \(2, 8\)"),
         (lambda: LayerwiseBlock(3, []), "one or more"),
         (lambda: LayerwiseBlock(4, [4])(A, [A]), r"\(batch, 4, height, width\)"),
         (lambda: LayerwiseBlock(4, [4])(M, [M, M]), "must agree as"),

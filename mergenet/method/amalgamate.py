@@ -17,7 +17,7 @@ from torch.nn import functional
 from mergenet.config import Choice, InputError
 from mergenet.method import layerwise
 from mergenet.method.common_features import CommonFeatures, Form, channels_of
-from mergenet.method.criterion import Criterion, Outputs
+from mergenet.method.criterion import Criterion, Given, Outputs
 from mergenet.method.distill.common import check_logits, divergence, in_full_precision, resized, shape_of
 
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 1.0, 2.0)  # of the kernels, in both codes
@@ -60,22 +60,15 @@ class _OfFeatures(Criterion):
         own, *others = channels_of([student.maps, *(teacher.maps for teacher in teachers)], self.form)
         return self.build(own, others)
 
-    def value(
-        self,
-        student: Outputs,
-        teachers: Sequence[Outputs],
-        labels: Tensor | None,
-        epoch: int,
-        layers: nn.Module | None,
-    ) -> Tensor:
+    def value(self, given: Given, layers: nn.Module | None) -> Tensor:
         """What `layers` make of all logits and features; neither labels nor epoch are read.
 
         Raises:
             InputError: shapes that do not agree.
         """
         assert layers is not None, "the loss is what its layers give"
-        logits, features = [teacher.logits for teacher in teachers], [teacher.maps for teacher in teachers]
-        return layers(student.logits, logits, student.maps, features)
+        logits, features = [teacher.logits for teacher in given.teachers], [teacher.maps for teacher in given.teachers]
+        return layers(given.student.logits, logits, given.student.maps, features)
 
 
 class Cfl(_OfFeatures):
@@ -125,21 +118,14 @@ class Soft(Criterion):
     compared: Compared = "cross_entropy"
     temperature: PositiveFloat = 1.0
 
-    def value(
-        self,
-        student: Outputs,
-        teachers: Sequence[Outputs],
-        labels: Tensor | None,
-        epoch: int,
-        layers: nn.Module | None,
-    ) -> Tensor:
+    def value(self, given: Given, layers: nn.Module | None) -> Tensor:
         """`soft_targets` of the logits; nothing else is read.
 
         Raises:
             InputError: logits that are not (N, C) and (N, C_i), the C_i adding up to C.
         """
-        logits = [teacher.logits for teacher in teachers]
-        return soft_targets(student.logits, logits, self.temperature, self.compared)
+        logits = [teacher.logits for teacher in given.teachers]
+        return soft_targets(given.student.logits, logits, self.temperature, self.compared)
 
 
 class Layerwise(_OfFeatures):

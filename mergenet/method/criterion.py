@@ -29,6 +29,28 @@ class Outputs(NamedTuple):
         return self.features
 
 
+class Given(NamedTuple):
+    """What a loss is made of.
+
+    Attributes:
+        student: with the graph of its gradient.
+        teachers: as many as there are; no gradient flows into them.
+        labels: class numbers (N,); None where the loss reads none.
+        epoch: of the student, counted from 1.
+    """
+
+    student: Outputs
+    teachers: Sequence[Outputs]
+    labels: Tensor | None
+    epoch: int
+
+    @property
+    def known_labels(self) -> Tensor:
+        """The labels, of which it is known that they are read."""
+        assert self.labels is not None, "a loss that reads labels is not given to a student without"
+        return self.labels
+
+
 class Criterion(Options):
     """A loss that a student learns by, from teachers or from itself; a subclass is its options.
 
@@ -51,30 +73,14 @@ class Criterion(Options):
         """Fresh layers that train along, for outputs of these shapes on any device; None where there are none."""
         return None
 
-    def value(
-        self,
-        student: Outputs,
-        teachers: Sequence[Outputs],
-        labels: Tensor | None,
-        epoch: int,
-        layers: nn.Module | None,
-    ) -> Tensor:
+    def value(self, given: Given, layers: nn.Module | None) -> Tensor:
         """The loss: a scalar.
 
         Args:
-            student: with the graph of its gradient.
-            teachers: as many as there are; no gradient flows into them.
-            labels: class numbers (N,); None where it reads none.
-            epoch: of the student, counted from 1.
+            given: what student and teachers gave of a batch.
             layers: what `layers_for` gave, on the student's device.
 
         Raises:
             InputError: shapes that do not go together.
         """
         raise NotImplementedError
-
-
-def known(labels: Tensor | None) -> Tensor:
-    """The labels of a loss that reads them."""
-    assert labels is not None, "a loss that reads labels is not given to a student without"
-    return labels

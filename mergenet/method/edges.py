@@ -6,7 +6,6 @@ from pydantic import Field
 
 from mergenet.config import Listed, Options
 from mergenet.method.amalgamate import Amalgamation, Cfl
-from mergenet.method.criterion import Criterion
 from mergenet.method.distill import Distill
 from mergenet.method.distill.kd import Kd
 from mergenet.method.options import TransferOptions
@@ -28,11 +27,6 @@ class DistillOptions(Options):
     student: str = Field(alias="to")
     loss: Distill = Kd()
     enabled: bool = True
-
-    @property
-    def criterion(self) -> Criterion:
-        """The loss."""
-        return self.loss
 
     def changes(self) -> list[str]:
         """The ends whose learners it has an influence on."""
@@ -63,11 +57,6 @@ class AmalgamateOptions(Options):
     loss: Amalgamation = Cfl()
     enabled: bool = True
 
-    @property
-    def criterion(self) -> Criterion:
-        """The loss."""
-        return self.loss
-
     def changes(self) -> list[str]:
         """The ends whose learners it has an influence on."""
         return [self.student]
@@ -79,6 +68,12 @@ class AmalgamateOptions(Options):
 
 Lesson = DistillOptions | AmalgamateOptions
 """What a student learns by in place of its task's own loss."""
+
+
+def layer_of(lesson: Lesson, end: str) -> str | None:
+    """The layer of an end whose features are compared: the one it names, or the loss's own choice."""
+    return end.partition(".")[2] or lesson.loss.layer
+
 
 Order = Literal["stands", "start", "epoch"]
 

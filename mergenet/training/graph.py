@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mergenet.data.images import Images, Split, Stream, hold_out
 from mergenet.experiment import Experiment, LearnerOptions
+from mergenet.method.edges import layer_of
 from mergenet.method.layout import Layout
 from mergenet.method.options import TransferOptions, by_turn
 from mergenet.method.ports import Port, find_port
@@ -21,7 +22,7 @@ from mergenet.training.controls import is_live, source_of
 from mergenet.training.frozen import frozen_port
 from mergenet.training.joint import JointStep
 from mergenet.training.learner import Learner, build_model
-from mergenet.training.lessons import LiveLesson, layer_of, make_lesson
+from mergenet.training.lessons import LiveLesson, make_lesson
 from mergenet.training.plan import Plan
 from mergenet.training.record import hash_of
 from mergenet.training.shared import share_weight

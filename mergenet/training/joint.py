@@ -46,6 +46,7 @@ class JointStep:
     def __init__(self, learners: Sequence[Learner], shared: Sequence[SharedWeight]) -> None:
         self.learners = learners
         self.shared = shared
+        self.sorted = [(weight, self._holder(weight)) for weight in shared if weight.order == "epoch"]
         self.module: nn.Module = Passes(learners, shared)
         if ranks.world() > 1:
             self.module = self._distribute(self.module)
@@ -111,7 +112,7 @@ class JointStep:
             for seen, (_, fresh) in zip(gave, given, strict=True):
                 seen += [] if fresh is None else [fresh.clone()]
         for learner, seen in zip(self.learners, gave, strict=True):
-            learner.gave = seen
+            learner.gave = Seen.joined(seen) if seen else None
         return means
 
     def _reduced_after(self, last: bool) -> AbstractContextManager[None]:
@@ -125,10 +126,13 @@ class JointStep:
         for learner in self.learners:
             learner.diverged_at = tick if learner.diverged_at is None else learner.diverged_at
 
+    def _holder(self, weight: SharedWeight) -> Learner:
+        """The one that trains the large weight, by whose epochs its channels are sorted."""
+        return next(one for one in self.learners if any(own is weight.large for own in one.model.parameters()))
+
     def _sort(self) -> None:
-        for weight in self.shared:
-            holder = next(one for one in self.learners if any(own is weight.large for own in one.model.parameters()))
-            if weight.order == "epoch" and holder.done % holder.stream.steps_per_epoch == 0:
+        for weight, holder in self.sorted:
+            if holder.done % holder.stream.steps_per_epoch == 0:
                 weight.sort()
 
     def _settle(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mergenet import randomness
 from mergenet.data.images import Batch, Split, Stream
 from mergenet.experiment import LearnerOptions
-from mergenet.method.criterion import Outputs
+from mergenet.method.criterion import Given, Outputs
 from mergenet.models import Model, find_model
 from mergenet.models.features import Features
 from mergenet.models.weights import read_weights
@@ -60,7 +60,7 @@ class TrainingModule(nn.Module):
             return self.task.loss(logits, batch)
         student = Outputs(logits, None if lesson.layer is None else features[lesson.layer])
         labels = batch.labels if lesson.criterion.labelled else None
-        return lesson.criterion.value(student, taught, labels, epoch, self.layers)
+        return lesson.criterion.value(Given(student, taught, labels, epoch), self.layers)
 
 
 class Part(NamedTuple):
@@ -135,7 +135,7 @@ class Learner:
             self.module.compile(mode=self._compile_mode())
         self.sums = Sums()
         self.done = 0
-        self.gave: list[Seen] = []
+        self.gave: Seen | None = None
         self.diverged_at: int | None = None
         self.best: dict[str, Any] | None = None
 

@@ -13,8 +13,8 @@ from mergenet import randomness
 from mergenet.config import InputError, about
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment, LearnerOptions
-from mergenet.method.criterion import Criterion, Outputs
-from mergenet.method.edges import AmalgamateOptions, Lesson
+from mergenet.method.criterion import Criterion, Given, Outputs
+from mergenet.method.edges import AmalgamateOptions, Lesson, layer_of
 from mergenet.models import find_model, names_code
 from mergenet.models.features import INTO, Features, find_layer, path_of
 from mergenet.training.frozen import classes_of
@@ -71,9 +71,9 @@ def plan_lesson(
         _check_union(path, lesson, experiment)
     student, teachers = outputs("to", lesson.student), tuple(outputs("from", end) for end in lesson.teachers)
     with about(f"{path}.loss"), META:
-        layers = lesson.criterion.layers_for(student, teachers)
-        labels = torch.zeros(part, dtype=torch.int64) if lesson.criterion.labelled else None
-        lesson.criterion.value(student, teachers, labels, 1, layers)
+        layers = lesson.loss.layers_for(student, teachers)
+        labels = torch.zeros(part, dtype=torch.int64) if lesson.loss.labelled else None
+        lesson.loss.value(Given(student, teachers, labels, 1), layers)
     own = 0 if layers is None else sum(parameter.numel() for parameter in layers.parameters())
     return LessonPlan(student, teachers, own)
 
@@ -96,11 +96,6 @@ def _check_union(path: str, lesson: AmalgamateOptions, experiment: Experiment) -
             f"{path}.from: the teachers know the classes {ranges}; in their order they must follow each other, from "
             "the student's first to its last"
         )
-
-
-def layer_of(lesson: Lesson, end: str) -> str | None:
-    """The layer of an end whose features are compared: the one it names, or the loss's own choice."""
-    return split_end(end)[1] or lesson.criterion.layer
 
 
 def _classes(name: str, options: LearnerOptions, origin: Origin | None) -> int:
@@ -185,7 +180,7 @@ def make_lesson(
     lesson: Lesson, plan: LessonPlan, student: LearnerOptions, teachers: list[Teacher], seed: int
 ) -> LiveLesson:
     """The loss of a student, the initial weights of its layers keyed by (seed, loss, the student's model and copy)."""
-    kind = type(lesson.criterion).__name__
+    kind = type(lesson.loss).__name__
     with randomness.seeded("loss", seed, kind, student.model, student.copy_number):
-        layers = lesson.criterion.layers_for(plan.student, plan.teachers)
-    return LiveLesson(lesson.criterion, layer_of(lesson, lesson.student), layers, teachers)
+        layers = lesson.loss.layers_for(plan.student, plan.teachers)
+    return LiveLesson(lesson.loss, layer_of(lesson, lesson.student), layers, teachers)

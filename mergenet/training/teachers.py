@@ -1,5 +1,6 @@
 """Those who teach in a run: a frozen network that sees its student's batch, or a learner that trains beside it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -26,6 +27,14 @@ class Seen(NamedTuple):
     def at(self, layer: str | None) -> Outputs:
         """Logits with the features of one layer."""
         return Outputs(self.logits, None if layer is None else self.features[layer])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Seen"]) -> "Seen":
+        """What was given of the parts of a batch, as of the whole."""
+        if len(parts) == 1:
+            return parts[0]
+        features = {layer: torch.cat([part.features[layer] for part in parts]) for layer in parts[0].features}
+        return cls(torch.cat([part.logits for part in parts]), features)
 
     def clone(self) -> "Seen":
         """A copy that no later pass overwrites."""
@@ -113,10 +122,10 @@ class LiveTeacher:
 
     def outputs(self, batch: Batch, part: slice) -> Outputs:
         """In train mode, with its weights before its step of this tick."""
-        logits = torch.cat([seen.logits for seen in self.learner.gave])[part]
-        if self.layer is None:
-            return Outputs(logits)
-        return Outputs(logits, torch.cat([seen.features[self.layer] for seen in self.learner.gave])[part])
+        gave = self.learner.gave
+        assert gave is not None, "teachers step before their students"
+        logits, features = gave.at(self.layer)
+        return Outputs(logits[part], None if features is None else features[part])
 
     def rehearse(self, batch: Batch) -> Outputs:
         """In eval mode, which leaves running statistics as they are."""

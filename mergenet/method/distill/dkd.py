@@ -5,7 +5,7 @@ Per sample, KD is TCKD + (1 - p) NCKD with p the teacher's probability of the la
 Shape legend: N samples, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mergenet.config import InputError
-from mergenet.method.criterion import Criterion, Outputs, known
+from mergenet.method.criterion import Criterion, Given
 from mergenet.method.distill.common import (
     check_logits,
     checked_labels,
@@ -44,16 +44,9 @@ class Dkd(Criterion):
     warm_up: NonNegativeFloat = 20.0
     cross_entropy: NonNegativeFloat = 1.0
 
-    def value(
-        self,
-        student: Outputs,
-        teachers: Sequence[Outputs],
-        labels: Tensor | None,
-        epoch: int,
-        layers: nn.Module | None,
-    ) -> Tensor:
+    def value(self, given: Given, layers: nn.Module | None) -> Tensor:
         """See `loss`."""
-        return loss(student.logits, teachers[0].logits, known(labels), epoch, self)
+        return loss(given.student.logits, given.teachers[0].logits, given.known_labels, given.epoch, self)
 
 
 DEFAULTS = Dkd()

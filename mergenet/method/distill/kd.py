@@ -3,14 +3,14 @@
 Shape legend: N samples, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mergenet.method.criterion import Criterion, Outputs, known
+from mergenet.method.criterion import Criterion, Given
 from mergenet.method.distill.common import check_logits, checked_labels, divergence, in_full_precision
 
 Over = Literal["samples", "entries"]
@@ -32,16 +32,9 @@ class Kd(Criterion):
     soft_targets: NonNegativeFloat = 0.9
     over: Over = "samples"
 
-    def value(
-        self,
-        student: Outputs,
-        teachers: Sequence[Outputs],
-        labels: Tensor | None,
-        epoch: int,
-        layers: nn.Module | None,
-    ) -> Tensor:
+    def value(self, given: Given, layers: nn.Module | None) -> Tensor:
         """See `loss`."""
-        return loss(student.logits, teachers[0].logits, known(labels), self)
+        return loss(given.student.logits, given.teachers[0].logits, given.known_labels, self)
 
 
 DEFAULTS = Kd()

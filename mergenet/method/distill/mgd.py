@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from mergenet.config import InputError
-from mergenet.method.criterion import Criterion, Outputs, known
+from mergenet.method.criterion import Criterion, Given, Outputs
 from mergenet.method.distill.common import (
     check_dtype,
     check_logits,
@@ -52,17 +52,10 @@ class Mgd(Criterion):
         """Alignment and generation, within the loss."""
         return self.build(student.maps.shape[1], teachers[0].maps.shape[1])
 
-    def value(
-        self,
-        student: Outputs,
-        teachers: Sequence[Outputs],
-        labels: Tensor | None,
-        epoch: int,
-        layers: nn.Module | None,
-    ) -> Tensor:
+    def value(self, given: Given, layers: nn.Module | None) -> Tensor:
         """See `MgdLoss`; the mask is drawn from torch's own random numbers."""
         assert layers is not None
-        return layers(student.maps, teachers[0].maps, student.logits, known(labels))
+        return layers(given.student.maps, given.teachers[0].maps, given.student.logits, given.known_labels)
 
 
 VARIANTS: Mapping[str, Mgd] = {

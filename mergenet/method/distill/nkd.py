@@ -3,13 +3,13 @@
 Shape legend: N samples, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mergenet.method.criterion import Criterion, Outputs, known
+from mergenet.method.criterion import Criterion, Given
 from mergenet.method.distill.common import check_logits, checked_labels, in_full_precision, of_label, of_others
 
 
@@ -26,16 +26,9 @@ class Nkd(Criterion):
     gamma: NonNegativeFloat = 3.5
     cross_entropy: NonNegativeFloat = 1.0
 
-    def value(
-        self,
-        student: Outputs,
-        teachers: Sequence[Outputs],
-        labels: Tensor | None,
-        epoch: int,
-        layers: nn.Module | None,
-    ) -> Tensor:
+    def value(self, given: Given, layers: nn.Module | None) -> Tensor:
         """See `loss`."""
-        return loss(student.logits, teachers[0].logits, known(labels), self)
+        return loss(given.student.logits, given.teachers[0].logits, given.known_labels, self)
 
 
 DEFAULTS = Nkd()

@@ -3,7 +3,7 @@
 Shape legend: N samples, D dimensions. Student and teacher may differ in D.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mergenet.config import InputError
-from mergenet.method.criterion import Criterion, Outputs, known
+from mergenet.method.criterion import Criterion, Given
 from mergenet.method.distill.common import check_logits, checked_labels, in_full_precision, shape_of
 
 SQUARES = 1e-12  # the least squared distance of two samples, in both official codes
@@ -38,18 +38,11 @@ class Rkd(Criterion):
         """What goes into the classifier, unless logits are compared."""
         return "pooled" if self.on == "features" else None
 
-    def value(
-        self,
-        student: Outputs,
-        teachers: Sequence[Outputs],
-        labels: Tensor | None,
-        epoch: int,
-        layers: nn.Module | None,
-    ) -> Tensor:
+    def value(self, given: Given, layers: nn.Module | None) -> Tensor:
         """See `loss`."""
         if self.on == "logits":
-            return loss(student.logits, teachers[0].logits, known(labels), options=self)
-        return loss(student.maps, teachers[0].maps, known(labels), student.logits, self)
+            return loss(given.student.logits, given.teachers[0].logits, given.known_labels, options=self)
+        return loss(given.student.maps, given.teachers[0].maps, given.known_labels, given.student.logits, self)
 
 
 DEFAULTS = Rkd()

@@ -5,7 +5,7 @@ Both means are over all N * C entries, as in the authors' `my_loss_function.py`.
 Shape legend: N samples, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mergenet.method.criterion import Criterion, Outputs, known
+from mergenet.method.criterion import Criterion, Given
 from mergenet.method.distill.common import check_logits, checked_labels, divergence, in_full_precision
 from mergenet.method.distill.kd import soft_targets
 
@@ -33,16 +33,9 @@ class TfKdSelf(Criterion):
     alpha: Alpha = 0.95
     multiplier: NonNegativeFloat = 1.0
 
-    def value(
-        self,
-        student: Outputs,
-        teachers: Sequence[Outputs],
-        labels: Tensor | None,
-        epoch: int,
-        layers: nn.Module | None,
-    ) -> Tensor:
+    def value(self, given: Given, layers: nn.Module | None) -> Tensor:
         """See `self_loss`."""
-        return self_loss(student.logits, teachers[0].logits, known(labels), self)
+        return self_loss(given.student.logits, given.teachers[0].logits, given.known_labels, self)
 
 
 class TfKdReg(Criterion):
@@ -62,16 +55,9 @@ class TfKdReg(Criterion):
     multiplier: NonNegativeFloat = 1.0
     correct: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
 
-    def value(
-        self,
-        student: Outputs,
-        teachers: Sequence[Outputs],
-        labels: Tensor | None,
-        epoch: int,
-        layers: nn.Module | None,
-    ) -> Tensor:
+    def value(self, given: Given, layers: nn.Module | None) -> Tensor:
         """See `reg_loss`."""
-        return reg_loss(student.logits, known(labels), self)
+        return reg_loss(given.student.logits, given.known_labels, self)
 
 
 SELF_DEFAULTS = TfKdSelf()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mergenet.config import InputError
-from mergenet.method.criterion import Criterion, Outputs, known
+from mergenet.method.criterion import Criterion, Given, Outputs
 from mergenet.method.distill.common import (
     check_dtype,
     check_logits,
@@ -60,17 +60,10 @@ class Uskd(Criterion):
         """The weak head, within the loss."""
         return self.build(student.maps.shape[1], student.logits.shape[1])
 
-    def value(
-        self,
-        student: Outputs,
-        teachers: Sequence[Outputs],
-        labels: Tensor | None,
-        epoch: int,
-        layers: nn.Module | None,
-    ) -> Tensor:
+    def value(self, given: Given, layers: nn.Module | None) -> Tensor:
         """See `UskdLoss`."""
         assert layers is not None
-        return layers(student.logits, student.maps, known(labels))
+        return layers(given.student.logits, given.student.maps, given.known_labels)
 
 
 VARIANTS: Mapping[str, Uskd] = {
