@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mergenet.cli.words import mirror_to, own_name, read_paths
+from mergenet.cli.words import Workers, mirror_to, own_name, read_paths
 from mergenet.config import InputError
 from mergenet.training.files import shown
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     "--concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: as many as there is room for]"
 )
 @click.option(
-    "--workers-per-trial", "workers", type=click.IntRange(min=1), help="Processes that share each batch.  [default: 1]"
+    "--workers-per-trial",
+    "workers",
+    type=Workers("trials that are to be compared have one number of workers"),
+    metavar="N",
+    help="Processes that share each batch.  [default: 1]",
 )
 @click.option("--resume", metavar="NAME", help="Goes on with the sweep of this name, or in this folder.")
 @click.option(
@@ -50,7 +54,7 @@ def sweep(
     overrides: tuple[str, ...],
     trials: int | None,
     concurrent: int | None,
-    workers: int | None,
+    workers: range | None,
     resume: str | None,
     confirm: int | None,
     device: str | None,
@@ -77,7 +81,7 @@ def sweep(
         )
         plan, room = _plan_again(resume, Path(runs), data, concurrent, allow_code)
     else:
-        setting = _setting(device or "auto", workers or 1, threads or 1)
+        setting = _setting(device or "auto", workers[0] if workers else 1, threads or 1)
         plan, room = _plan(sweep, overrides, setting, data, Path(runs), concurrent, allow_code)
     if trials is not None:
         plan = plan.with_trials(trials)

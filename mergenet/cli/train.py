@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mergenet.cli.words import own_name, read_paths
+from mergenet.cli.words import Workers, own_name, read_paths
 from mergenet.config import InputError
 from mergenet.training.files import has_begun, shown
 
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 @click.command(short_help="Trains an experiment and records the run.")
 @click.argument("recipe", required=False)
 @click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that share each batch, on Ray Train above 1.")
+@click.option(
+    "--workers",
+    type=Workers(),
+    help="Processes that share each batch, on Ray Train above 1. MIN-MAX: as many as there is room for.  [default: 1]",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, order, augmentation and dropout.  [default: 0]")
 @click.option("--data", "data", multiple=True, metavar="NAME=PATH", help="Where a data set lies; may be repeated.")
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
 def train(
     recipe: str | None,
     overrides: tuple[str, ...],
-    workers: int | None,
+    workers: range | None,
     device: str,
     seed: int | None,
     data: tuple[str, ...],
@@ -63,17 +67,19 @@ def train(
     """
     from mergenet import jobs
     from mergenet.training import ranks
+    from mergenet.training.sizes import exactly
 
     if resume is not None:
         _refuse_beside_resume(recipe, seed, threads)
     device = jobs.resolve_device(_begun_device(device, resume))
     with ranks.process_group(ranks.own_device(device)):
-        workers = _resolve_workers(workers, resume)
+        workers = _resolve_workers(workers)
         paths = read_paths(data)
         if resume is not None:
             job = jobs.prepare_resume(Path(resume), paths, device, workers, allow_code)
         else:
             experiment = _load(recipe, overrides)
+            workers = workers or exactly(1)
             job = jobs.prepare(experiment, paths, Path(runs), seed or 0, workers, device, threads or 1, allow_code)
         if dry_run:
             _print_plan(job)
@@ -96,18 +102,16 @@ def _begun_device(device: str, resume: str | None) -> str:
     return begun
 
 
-def _resolve_workers(workers: int | None, resume: str | None) -> int:
-    """How many processes share the work: torchrun's, those asked for, those of the run to resume, or one."""
+def _resolve_workers(workers: range | None) -> range | None:
+    """How many processes may share the work: those asked for, or torchrun's, which are there already."""
     from mergenet.training import ranks
-    from mergenet.training.record import read_manifest
+    from mergenet.training.sizes import exactly
 
-    if ranks.launched_by_torchrun():
-        if workers is not None:
-            raise InputError(f"--workers {workers}: torchrun has started {ranks.world()} processes; leave it out")
-        return ranks.world()
-    if workers is None:
-        return int(read_manifest(Path(resume))["world_size"]) if resume else 1
-    return workers
+    if not ranks.launched_by_torchrun():
+        return workers
+    if workers is not None:
+        raise InputError(f"--workers: torchrun has started {ranks.world()} processes; leave it out")
+    return exactly(ranks.world())
 
 
 def _refuse_beside_resume(recipe: str | None, seed: int | None, threads: int | None) -> None:
@@ -152,7 +156,7 @@ def _train(job: "Job", mlflow: str) -> bool:
     except InputError:
         raise
     except KeyboardInterrupt:
-        raise InterruptedRun(job.spec) from None
+        raise InterruptedRun(job) from None
     except Exception as error:
         raise FailedRun(job.spec, error) from error
 
@@ -176,10 +180,11 @@ class InterruptedRun(click.ClickException):
 
     exit_code = 130
 
-    def __init__(self, spec: "RunSpec") -> None:
+    def __init__(self, job: "Job") -> None:
         from mergenet.training.checkpoint import checkpoints
 
-        resume = shlex.join([*own_name(), "train", "--resume", shown(spec.folder)])
+        spec, several = job.spec, [f"--workers={job.sizes[0]}-{job.sizes[-1]}"] if len(job.sizes) > 1 else []
+        resume = shlex.join([*own_name(), "train", "--resume", shown(spec.folder), *several])
         if not has_begun(spec.folder):
             message = "interrupted before it began"
         elif not checkpoints(spec.folder / "checkpoints"):
@@ -195,4 +200,4 @@ def _print_plan(job: "Job") -> None:
     from mergenet.training import ranks
 
     if ranks.rank() == 0:
-        print_plan(job.spec, job.plan, job.workers, shown(job.spec.folder))
+        print_plan(job.spec, job.plan, job.sizes, shown(job.spec.folder))

@@ -3,12 +3,16 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
 from mergenet.config import InputError, digest
+
+PATIENCE_S = 120.0
 
 
 def shown(folder: Path) -> str:
@@ -43,6 +47,17 @@ def lock(folder: Path) -> IO[str]:
         file.close()
         raise InputError(f"{folder}: another process is writing this run") from None
     return file
+
+
+def wait_until_free(folder: Path) -> None:
+    """Waits for the process that writes this record to let go of it, `PATIENCE_S` at most.
+
+    A worker that Ray has given up, or one on a node that died, may hold it for a while longer: a server of files lets
+    go of what a dead machine has locked after a minute and a half.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while has_begun(folder) and is_being_written(folder) and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 @contextmanager
@@ -93,6 +108,23 @@ def parse_line(line: str | bytes) -> dict[str, Any] | None:
         return values if {"tick", "split"} <= values.keys() else None
     except (ValueError, AttributeError):
         return None
+
+
+def world_sizes(manifest: Mapping[str, Any]) -> list[int]:
+    """How many workers trained the ticks of a run: at first, then each other number it went on with.
+
+    Ticks that were lost with a worker and trained again are those of whoever trained them last.
+    """
+    stretches = [(0, manifest["world_size"])]
+    for entry in manifest.get("resumed", ()):
+        stretches = [stretch for stretch in stretches if stretch[0] < entry["tick"]]
+        stretches.append((entry["tick"], entry.get("world_size", manifest["world_size"])))
+    return [size for size, _ in groupby(size for _, size in stretches)]
+
+
+def in_turn(sizes: Sequence[int]) -> str:
+    """World sizes in words: `2`, `2 then 1`."""
+    return " then ".join(map(str, sizes))
 
 
 # --- sealed ------------------------------------------------------------------------------------------------------

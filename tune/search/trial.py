@@ -123,7 +123,7 @@ def _train(task: Task, reporter: ToTune) -> None:
         return
     from cluster.launch import launch
 
-    launch(task.spec, task.workers, reporter)
+    launch(task.spec, (task.workers,), reporter)
 
 
 def _wait_for(folder: Path) -> None:
