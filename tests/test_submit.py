@@ -26,7 +26,7 @@ Call = Callable[..., Outcome]
         ([], "write what is to run after --"),
         (["report", "table8"], "one of train, sweep, ablate"),
         (["train", "digits-cross-structure", "--worker", "2"], "No such option '--worker'"),
-        (["train", "digits-cross-structure", "--workers", "none"], "'none' is not a valid integer"),
+        (["train", "digits-cross-structure", "--workers", "none"], "'none': write a number from 1 on"),
         (["train", "digits-cross-structure"], "say where the records lie on the cluster: train ... --runs /FOLDER"),
         (["ablate", "table8", "--runs", "runs"], "--runs runs: a job's own folder is gone when it ends"),
     ],
