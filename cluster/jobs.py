@@ -1,6 +1,7 @@
 """Commands of this program as jobs of a cluster that this machine need not be a part of, by Ray Jobs."""
 
 import asyncio
+import logging
 import shlex
 import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -58,6 +59,7 @@ class Jobs:
         self._address = address if "://" in address else f"http://{address}"
         if not self._address.startswith(("http://", "https://")):
             raise InputError(f"--address {address}: write the dashboard's, as http://HEAD:8265")
+        logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # it tells of every upload and closed connection
         with self._asking():
             self._client = JobSubmissionClient(self._address)
 

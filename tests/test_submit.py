@@ -71,13 +71,15 @@ def test_without_a_cluster_there_are_no_jobs(call: Call, command: str) -> None:
 
 @pytest.fixture(scope="module")
 def dashboard(only_ray: None) -> Iterator[str]:
-    """Of a cluster of two nodes with one processor each, which this process has not joined."""
+    """Of a cluster of one node with two processors, which this process has not joined.
+
+    One node, because those of one machine share the folder in which Ray lays a job out, and take it from each other.
+    """
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
     try:
-        head = cluster.add_node(node_ip_address="127.0.0.2", num_cpus=1, include_dashboard=True)
-        cluster.add_node(node_ip_address="127.0.0.3", num_cpus=1)
+        head = cluster.add_node(node_ip_address="127.0.0.2", num_cpus=2, include_dashboard=True)
         yield f"http://{head.webui_url}"
     finally:
         cluster.shutdown()
@@ -109,7 +111,7 @@ def wait_for(claim: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.2)
 
 
-def test_a_job_runs_on_the_nodes_and_ends_as_its_command_does(
+def test_a_job_runs_on_the_cluster_and_ends_as_its_command_does(
     submit: Callable[..., Outcome], call: Call, dashboard: str, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
@@ -130,7 +132,7 @@ def test_a_job_runs_on_the_nodes_and_ends_as_its_command_does(
 
 def test_what_is_refused_there_comes_back_with_its_exit_code(submit: Callable[..., Outcome], tmp_path: Path) -> None:
     code, out, err = submit("train", "small.yaml", "--workers", "3", "--runs", str(tmp_path / "runs"))
-    assert code == 2 and "--workers 3: the cluster has 2 processors" in out
+    assert code == 2 and "--workers 3: this machine has 2 processors" in out
     assert "FAILED" in err
     assert not (tmp_path / "runs").exists()
 
