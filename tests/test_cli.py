@@ -284,11 +284,6 @@ def test_resume_refuses_a_run_whose_experiment_was_changed(mergenet: Mergenet, t
     assert err == f"mergenet: --resume {trained}: {line}\n"
 
 
-def test_resume_refuses_another_number_of_workers(mergenet: Mergenet, trained: Path) -> None:
-    code, _, err = mergenet("train", "--resume", str(trained), "--device", "cpu", "--workers", "2")
-    assert (code, err) == (2, f"mergenet: --resume {trained}: began with --workers 1; go on with as many\n")
-
-
 @pytest.mark.parametrize(
     ("error", "code", "start"),
     [

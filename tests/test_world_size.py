@@ -404,7 +404,9 @@ def test_a_range_is_refused_where_one_of_its_numbers_leaves_too_little_of_a_batc
     call: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     """BatchNorm of one sample: as a run on so many is refused."""
-    (tmp_path / "small.yaml").write_text(as_yaml(merge(Experiment, SMALL, {"training": {"batch_size": 4}})))
+    tiny = {"task": {"classification": {"size": 4}}}
+    change = {"training": {"batch_size": 4}, "learners": {"source": tiny, "target": tiny}}
+    (tmp_path / "small.yaml").write_text(as_yaml(merge(Experiment, SMALL, change)))
     code, _, err = call("train", "small.yaml", "--workers", "1-2", "--dry-run")
     assert (code, err) == (0, "")
     code, _, err = call("train", "small.yaml", "--workers", "2-4", "--dry-run")
