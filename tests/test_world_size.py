@@ -388,7 +388,7 @@ def test_ranks_that_torchrun_started_are_as_many_as_it_goes_on_with(
     code, _, err = call("train", "--resume", str(stopped))
     assert code == 2 and "divide not by 3 workers; by 1, 2 or 4 they do" in err
     code, _, err = call("train", "--resume", str(stopped), "--workers", "1-2")
-    assert (code, err) == (2, "mergenet: --workers: torchrun has started 3 processes; leave it out\n")
+    assert (code, err) == (2, "mergenet: --workers 1-2: torchrun has started 3 processes; leave it out\n")
 
 
 def test_a_new_run_may_have_a_range_and_says_which_numbers_of_it(call: Callable[..., Outcome], tmp_path: Path) -> None:
