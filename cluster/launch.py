@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.nodes import queue_here
 from cluster.session import check_fits, session
+from cluster.trust import check_cluster
 from mergenet.config import InputError
 from mergenet.training import ranks
 from mergenet.training.files import wait_until_free
@@ -28,21 +29,28 @@ REPORT_EVERY_S = 0.25
 
 
 def launch(spec: RunSpec, sizes: Sequence[int], reporter: Reporter) -> None:
-    """Trains `spec` on as many processes as one of `sizes` says; returns when the run has finished.
+    """Trains `spec` on as many processes of Ray's as one of `sizes` says; returns when the run has finished.
 
     Args:
         sizes: how many there may be, ascending: of several the largest that there is room for, then and later.
 
     Raises:
-        InputError: more workers than fit, or what the workers found wrong.
+        InputError: more workers than fit, a cluster that is not fit, or what the workers found wrong.
         RuntimeError: the run failed; its record says why.
     """
     check_fits(sizes[0], spec.device)
-    Record(spec.folder).close()  # refuses a folder that cannot be written, or that another process writes
-    reporter.say(f"starting {among(sizes)} workers on Ray")
+    reporter.say(f"starting {among(sizes)} worker{'' if sizes[-1] == 1 else 's'} on Ray")
+    with session():
+        check_cluster(spec.folder.parents[1], spec.data)
+        Record(spec.folder).close()  # refuses a folder that cannot be written, or that another process writes
+        train_together(spec, sizes, reporter)
+
+
+def train_together(spec: RunSpec, sizes: Sequence[int], reporter: Reporter) -> None:
+    """The same inside a session, on a cluster that has been looked at."""
     try:
         # Ray wants a folder of its own; nothing of ours lies there, the run's checkpoints are in its record.
-        with session(), tempfile.TemporaryDirectory(prefix="mergenet-ray-", ignore_cleanup_errors=True) as storage:
+        with tempfile.TemporaryDirectory(prefix="mergenet-ray-", ignore_cleanup_errors=True) as storage:
             _fit(spec, sizes, reporter, storage)
     except BaseException as error:
         _record_end(spec, error)

@@ -5,11 +5,13 @@ Everything heavy is imported when the command runs, so `mergenet --help` answers
 
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mergenet.cli.place import address_option, address_words, device_there, joined
 from mergenet.cli.words import Workers, own_name, read_paths
 from mergenet.config import InputError
 from mergenet.training.files import has_begun, shown
@@ -28,11 +30,18 @@ if TYPE_CHECKING:
     type=Workers(),
     help="Processes that share each batch, on Ray Train above 1. MIN-MAX: as many as there is room for.  [default: 1]",
 )
+@address_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, order, augmentation and dropout.  [default: 0]")
 @click.option("--data", "data", multiple=True, metavar="NAME=PATH", help="Where a data set lies; may be repeated.")
 @click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
 @click.option("--resume", metavar="RUN", help="Goes on with the run recorded in this folder.")
+@click.option(
+    "--continue",
+    "go_on",
+    is_flag=True,
+    help="Goes on with it where it has begun: for a scheduler that starts anew.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="torch's threads a process on a CPU.  [default: 1]")
 @click.option(
     "--mlflow",
@@ -48,11 +57,13 @@ def train(
     recipe: str | None,
     overrides: tuple[str, ...],
     workers: range | None,
+    address: str | None,
     device: str,
     seed: int | None,
     data: tuple[str, ...],
     runs: str,
     resume: str | None,
+    go_on: bool,
     threads: int | None,
     mlflow: str,
     allow_code: bool,
@@ -66,25 +77,48 @@ def train(
     mergenet train cifar100-cross-structure --data cifar100=PATH --workers 4
     """
     from mergenet import jobs
-    from mergenet.training import ranks
     from mergenet.training.sizes import exactly
 
     if resume is not None:
         _refuse_beside_resume(recipe, seed, threads)
-    device = jobs.resolve_device(_begun_device(device, resume))
-    with ranks.process_group(ranks.own_device(device)):
+    _refuse_two_launchers(address)
+    device = _begun_device(device, resume)
+    with joined(address), _own_group(address, device):
+        device = device_there(address, device)
         workers = _resolve_workers(workers)
         paths = read_paths(data)
         if resume is not None:
             job = jobs.prepare_resume(Path(resume), paths, device, workers, allow_code)
         else:
             experiment = _load(recipe, overrides)
-            workers = workers or exactly(1)
-            job = jobs.prepare(experiment, paths, Path(runs), seed or 0, workers, device, threads or 1, allow_code)
+            job = jobs.prepare(
+                experiment, paths, Path(runs), seed or 0, workers or exactly(1), device, threads or 1, allow_code
+            )
+            if go_on and has_begun(job.spec.folder):
+                job = jobs.prepare_resume(job.spec.folder, paths, device, workers, allow_code)
         if dry_run:
             _print_plan(job)
         else:
-            _run(job, mlflow)
+            _run(job, mlflow, address)
+
+
+def _refuse_two_launchers(address: str | None) -> None:
+    from mergenet.training import ranks
+
+    if address is not None and ranks.launched_by_torchrun():
+        raise InputError(
+            f"--address {address} (or RAY_ADDRESS): torchrun has started {ranks.world()} processes here; leave one out"
+        )
+
+
+def _own_group(address: str | None, device: str) -> AbstractContextManager[None]:
+    """The group that torchrun asks this process to join; those of a cluster's workers are their own."""
+    from mergenet import jobs
+    from mergenet.training import ranks
+
+    if address is not None:
+        return nullcontext()
+    return ranks.process_group(ranks.own_device(jobs.resolve_device(device)))
 
 
 # --- what to run -------------------------------------------------------------------------------------------------
@@ -133,11 +167,11 @@ def _load(recipe: str | None, overrides: tuple[str, ...]) -> "Experiment":
 # --- running it --------------------------------------------------------------------------------------------------
 
 
-def _run(job: "Job", mlflow: str) -> None:
+def _run(job: "Job", mlflow: str, address: str | None) -> None:
     """Trains, unless this run is there already, and shows how it ended."""
     from mergenet.training import ranks
 
-    trained = _train(job, mlflow)
+    trained = _train(job, mlflow, address)
     if ranks.rank() > 0:
         return
     from mergenet.cli.show import print_result
@@ -148,16 +182,16 @@ def _run(job: "Job", mlflow: str) -> None:
     print_result(job.spec, folder, again=None if job.resumed else shlex.join([*own_name(), *sys.argv[1:]]))
 
 
-def _train(job: "Job", mlflow: str) -> bool:
+def _train(job: "Job", mlflow: str, address: str | None) -> bool:
     from mergenet import jobs
     from mergenet.training.reporter import Terminal
 
     try:
-        return jobs.train(job, mlflow, Terminal())
+        return jobs.train(job, mlflow, Terminal(), cluster=address is not None)
     except InputError:
         raise
     except KeyboardInterrupt:
-        raise InterruptedRun(job) from None
+        raise InterruptedRun(job, address) from None
     except Exception as error:
         raise FailedRun(job.spec, error) from error
 
@@ -181,11 +215,12 @@ class InterruptedRun(click.ClickException):
 
     exit_code = 130
 
-    def __init__(self, job: "Job") -> None:
+    def __init__(self, job: "Job", address: str | None) -> None:
         from mergenet.training.checkpoint import checkpoints
 
         spec, several = job.spec, [f"--workers={job.sizes[0]}-{job.sizes[-1]}"] if len(job.sizes) > 1 else []
-        resume = shlex.join([*own_name(), "train", "--resume", shown(spec.folder), *several])
+        again = ["train", "--resume", shown(spec.folder), *several, *address_words(address)]
+        resume = shlex.join([*own_name(), *again])
         if not has_begun(spec.folder):
             message = "interrupted before it began"
         elif not checkpoints(spec.folder / "checkpoints"):
