@@ -8,6 +8,7 @@ takes its policy from. Should a later Ray give a run a number that does not divi
 from collections.abc import Sequence
 from typing import Any
 
+import ray
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
@@ -39,7 +40,7 @@ class ElasticTrainer(TorchTrainer):
 
 
 class SizesPolicy(ElasticScalingPolicy):
-    """Ray's own, but for the numbers between."""
+    """Ray's own, but for the numbers between, and for nodes that have just died."""
 
     def __init__(self, scaling_config: ScalingConfig, sizes: tuple[int, ...]) -> None:
         super().__init__(scaling_config)
@@ -47,5 +48,8 @@ class SizesPolicy(ElasticScalingPolicy):
 
     @override
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        room = super()._count_possible_workers(reserved_resources)
+        # what is reserved is looked through every 20 s, and a group with a place on a dead node is waited for a minute
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        there = {node: resources for node, resources in reserved_resources.items() if node in alive}
+        room = super()._count_possible_workers(there)
         return max((size for size in self._sizes if size <= room), default=0)

@@ -20,7 +20,7 @@ from mergenet.training.plan import Plan, make_plan
 from mergenet.training.record import read_experiment, read_manifest, run_folder
 from mergenet.training.reporter import Reporter
 from mergenet.training.run import execute
-from mergenet.training.sizes import among, exactly, sizes_among
+from mergenet.training.sizes import among, as_asked, exactly, sizes_among
 from mergenet.training.spec import RunSpec, data_of, locate_data, origins_from_plain
 
 
@@ -71,8 +71,10 @@ def prepare(
     _check_code(experiment, allow_code)
     experiment = _with_absolute_weights(experiment)
     located = locate_data([experiment], paths)
-    several = f"--workers {workers[0]}-{workers[-1]}"
-    sizes = sizes_among(experiment, workers, several) if len(workers) > 1 else tuple(workers)
+    # of one number planning says more: which learner's batch, and which batch would do
+    sizes = tuple(workers)
+    if len(sizes) > 1:
+        sizes = sizes_among(experiment, workers, f"--workers {as_asked(workers)}")
     data = data_of(experiment, located)
     *_, plan = (make_plan(experiment, seed, data, size) for size in sizes)
     folder = run_folder(runs, experiment.name, plan.hash, seed).absolute()

@@ -12,6 +12,7 @@ from tests.tables import plan, tiny
 from tune.assemble import assemble, shows
 from tune.cells import Cell, TablePlan
 from tune.evidence import Evidence
+from tune.report import markdown
 from tune.results import Protocol, Results
 from tune.table import HELD
 
@@ -291,6 +292,10 @@ def test_a_transfer_that_stopped_is_named(table: TablePlan) -> None:
         ({"threads": 2}, "mixed runs: threads 1 (11 runs), 2 (1 run)"),
         ({"world_size": 4}, "mixed runs: world size 1 (11 runs), 4 (1 run)"),
         (
+            {"world_size": 2, "resumed": [{"tick": 3, "world_size": 1, "changed": {}}]},
+            "mixed runs: world size 1 (11 runs), 2 then 1 (1 run)",
+        ),
+        (
             {"resumed": [{"tick": 3, "changed": {"threads": 4}}]},
             "gone on with in other surroundings than they began in: ",
         ),
@@ -303,6 +308,44 @@ def test_runs_that_were_made_differently_are_marked(table: TablePlan, manifest: 
     cell = ("frozen", "target", 0)
     evidence[table.cells()[cell]] = made(table, cell, 49.0, **manifest)
     assert any(said.startswith(note) for said in results(table, evidence).notes)
+
+
+def test_cells_whose_workers_changed_or_are_not_those_of_most_are_marked_beside_their_figures(table: TablePlan) -> None:
+    """As a diverged cell is: in the arm's row, by seed; the others are not."""
+    evidence, keys = all_made(table), table.cells()
+    shrunk = {"world_size": 1, "resumed": [{"tick": 3, "world_size": 4, "changed": {}}]}
+    back = {"world_size": 1, "resumed": [{"tick": tick, "world_size": 4 // tick, "changed": {}} for tick in (2, 4)]}
+    restored = {"world_size": 1, "resumed": [{"tick": 0, "world_size": 1, "changed": {}}]}
+    for arm, seed, manifest in (
+        ("frozen", 0, {"world_size": 2}),
+        ("frozen", 2, {"world_size": 2}),
+        ("frozen", 1, shrunk),
+        ("one-way", 1, back),
+        ("vanilla", 0, restored),
+    ):
+        key = keys[arm, "target", seed]
+        evidence[key] = made(table, (arm, "target", seed), TOP1[arm][seed], **manifest)
+    found = results(table, evidence)
+    notes = {arm: found.entries[arm, "target.top1"].notes for arm in TOP1}
+    assert notes == {
+        "vanilla": (),
+        "one-way": ("trained by 1 then 2 then 1 workers in seed 1",),
+        "frozen": ("trained by 2 workers in seeds 0, 2", "trained by 1 then 4 workers in seed 1"),
+    }
+    assert not any(said.startswith("gone on with") for said in found.notes)
+    shown = markdown(found)
+    assert all(note in " ".join(shown.split()) for of in notes.values() for note in of)
+
+
+def test_where_no_run_kept_its_workers_all_are_marked(table: TablePlan) -> None:
+    changed = {"resumed": [{"tick": 3, "world_size": 2, "changed": {}}]}
+    evidence = {
+        key: made(table, cell, TOP1[cell[0]][cell[2]] if cell[1] == "target" else 70.0, **changed)
+        for cell, key in table.cells().items()
+    }
+    found = results(table, evidence)
+    assert found.made_with["world size"] == "1 then 2"
+    assert found.entries["vanilla", "target.top1"].notes == ("trained by 1 then 2 workers in seeds 0, 1, 2",)
 
 
 def test_the_best_test_epoch_is_read_where_it_is_asked_for(table: TablePlan) -> None:

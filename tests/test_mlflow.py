@@ -170,6 +170,21 @@ def test_the_run_says_what_the_record_is(record: Path, runs: Path) -> None:
     assert copy.read_text() == (record / "result.json").read_text()
 
 
+def test_the_workers_of_a_run_are_those_it_went_on_with_too(record: Path, runs: Path) -> None:
+    """The run is found by how it began, and says what it became."""
+    uri, path = default_uri(runs), record / "manifest.json"
+    sync(record, uri)
+    before = mirror_of(record, uri)
+    manifest = read_json(path)
+    path.write_text(json.dumps({**manifest, "resumed": [{"tick": 3, "world_size": 2, "changed": {}}]}))
+    sync(record, uri)
+    after = mirror_of(record, uri)
+    assert before.info.run_id == after.info.run_id
+    tags = [run.data.tags for run in (before, after)]
+    assert [one["mergenet.world_size"] for one in tags] == ["1", "1"]
+    assert [one["mergenet.world_sizes"] for one in tags] == ["1", "1 then 2"]
+
+
 def test_params_are_the_experiment_by_dotted_path_with_common_training_once(record: Path, runs: Path) -> None:
     sync(record, default_uri(runs))
     found = mirror_of(record, default_uri(runs)).data.params

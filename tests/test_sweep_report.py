@@ -3,10 +3,12 @@
 import csv
 import html
 import io
+import json
 import random
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from tune.report.sweep.importance import importance_of
 from tune.report.sweep.names import short_names
 from tune.report.sweep.outcome import outcome_of
 from tune.report.sweep.plots import plots_of
-from tune.report.sweep.remarks import DASH
+from tune.report.sweep.remarks import DASH, OTHER_WORKERS
 from tune.search.ledger import Log, Trial, asked, ended, refused
 from tune.search.plan import Setting
 from tune.search.sweep import Sweep
@@ -268,6 +270,26 @@ def test_trials_are_counted_and_refusals_told_by_their_commonest_reasons() -> No
         "2 for other reasons.",
         "2 pairs of ports left out before the search: 2 x do not meet.",
     )
+
+
+def test_trials_whose_workers_were_others_are_marked_and_named(tmp_path: Path) -> None:
+    """By hand, or in a run that was there: a sweep itself gives each trial as many."""
+    log = replace(
+        log_of([trial(number, 50.0 + number) for number in range(4)]), folder=tmp_path / "by-hand" / "sweep-1"
+    )
+    changed = [{"tick": 3, "world_size": 2, "changed": {}}]
+    for number, manifest in enumerate(({}, {"resumed": changed}, {"world_size": 4})):
+        record = tmp_path / "by-hand" / f"{number:08x}-s0"
+        record.mkdir(parents=True)
+        (record / "manifest.json").write_text(json.dumps({"world_size": 1, "resumed": [], **manifest}))
+    findings = findings_of(outcome_of(log))
+    said = f"{OTHER_WORKERS} Not trained by 1 worker throughout, as the others: trials 1 (1 then 2), 2 (4)."
+    assert findings.facts[-1] == said and said in " ".join(markdown(log).split())
+    assert [row[0] for row in findings.best.rows] == ["3", f"2{OTHER_WORKERS}", f"1{OTHER_WORKERS}", "0"]
+    write_sweep_report(log, tmp_path / "report")
+    rows = parquet.read_table(tmp_path / "report" / "trials.parquet").to_pylist()
+    assert [row["workers"] for row in rows] == ["1", "1 then 2", "4", None]
+    assert "Not trained by" not in markdown(log_of([trial(0, 50.0)]))
 
 
 def test_those_that_did_not_finish_are_listed_with_their_reasons() -> None:

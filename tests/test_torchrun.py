@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from mergenet.experiment import load_experiment
+from mergenet.training.run import execute
+from mergenet.training.spec import RunSpec
 from tests.compare import assert_runs_equal
+from tests.test_resume import StopAt
 
 SMALL_RUN = [
     "digits-cross-structure",
@@ -60,6 +64,18 @@ def test_torchrun_trains_on_two_ranks_and_the_same_again_equals_it(without_ray: 
     manifest = json.loads((folders[0] / "manifest.json").read_text())
     assert manifest["world_size"] == 2
     assert_runs_equal(*folders)
+
+
+def test_ranks_of_torchrun_take_up_what_one_process_began(without_ray: dict[str, str], tmp_path: Path) -> None:
+    changes = {"training.batch_size": 256, "checkpoint.every": 2, "training.epochs": 1}
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        execute(RunSpec(load_experiment("digits-cross-structure", changes), 0, {}, folder), StopAt(3))
+    done = run(without_ray, tmp_path, *torchrun("--resume", "run"))
+    assert done.returncode == 0, done.stderr
+    assert "going on from tick 2" in done.stderr
+    assert done.stdout.count("Trained by 1 then 2 workers") == 1
+    assert json.loads((folder / "result.json").read_text())["world_sizes"] == [1, 2]
 
 
 def test_workers_are_refused_beside_torchrun(without_ray: dict[str, str], tmp_path: Path) -> None:

@@ -388,7 +388,7 @@ def test_ranks_that_torchrun_started_are_as_many_as_it_goes_on_with(
     code, _, err = call("train", "--resume", str(stopped))
     assert code == 2 and "divide not by 3 workers; by 1, 2 or 4 they do" in err
     code, _, err = call("train", "--resume", str(stopped), "--workers", "1-2")
-    assert (code, err) == (2, "mergenet: --workers: torchrun has started 3 processes; leave it out\n")
+    assert (code, err) == (2, "mergenet: --workers 1-2: torchrun has started 3 processes; leave it out\n")
 
 
 def test_a_new_run_may_have_a_range_and_says_which_numbers_of_it(call: Callable[..., Outcome], tmp_path: Path) -> None:
@@ -404,7 +404,9 @@ def test_a_range_is_refused_where_one_of_its_numbers_leaves_too_little_of_a_batc
     call: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     """BatchNorm of one sample: as a run on so many is refused."""
-    (tmp_path / "small.yaml").write_text(as_yaml(merge(Experiment, SMALL, {"training": {"batch_size": 4}})))
+    tiny = {"task": {"classification": {"size": 4}}}
+    change = {"training": {"batch_size": 4}, "learners": {"source": tiny, "target": tiny}}
+    (tmp_path / "small.yaml").write_text(as_yaml(merge(Experiment, SMALL, change)))
     code, _, err = call("train", "small.yaml", "--workers", "1-2", "--dry-run")
     assert (code, err) == (0, "")
     code, _, err = call("train", "small.yaml", "--workers", "2-4", "--dry-run")

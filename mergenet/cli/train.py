@@ -139,12 +139,13 @@ def _begun_device(device: str, resume: str | None) -> str:
 def _resolve_workers(workers: range | None) -> range | None:
     """How many processes may share the work: those asked for, or torchrun's, which are there already."""
     from mergenet.training import ranks
-    from mergenet.training.sizes import exactly
+    from mergenet.training.sizes import as_asked, exactly
 
     if not ranks.launched_by_torchrun():
         return workers
     if workers is not None:
-        raise InputError(f"--workers: torchrun has started {ranks.world()} processes; leave it out")
+        said = f"--workers {as_asked(workers)}"
+        raise InputError(f"{said}: torchrun has started {ranks.world()} processes; leave it out")
     return exactly(ranks.world())
 
 

@@ -11,6 +11,11 @@ def exactly(workers: int) -> range:
     return range(workers, workers + 1)
 
 
+def as_asked(workers: range) -> str:
+    """As it is written on a command line: `2`, `2-4`."""
+    return str(workers[0]) if len(workers) == 1 else f"{workers[0]}-{workers[-1]}"
+
+
 def divides(experiment: Experiment, workers: int) -> bool:
     """Whether every learner's batch, in its parts, can be cut evenly over so many workers."""
     options = [one.training for one in experiment.trained().values()]
