@@ -65,7 +65,6 @@ def check_mergenet(words: list[str]) -> None:
 
 
 def written_commands(text: str) -> Iterator[list[str]]:
-    """The words of each mergenet command of a text in which a command ends with its line, `;`, `&&`, `||` or a quote."""
-    text = re.sub(r"\\\n\s*", "", text)
-    for found in re.finditer(r"(?:^|[ '\"])mergenet ((?:cluster|train|sweep|ablate|report) [^\n;&|'`]*)", text, re.M):
+    """The words of each mergenet command of a text, of which a line, `;`, `&`, `|` or a quote is the end."""
+    for found in re.finditer(r"(?:\bmergenet|\.sbatch) ((?:cluster|train|sweep|ablate|report) [^\n;&|'`]*)", text):
         yield shlex.split(found[1], comments=True)

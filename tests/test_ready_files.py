@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from importlib.resources import files
@@ -15,7 +16,6 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-import tomllib
 
 from tests.conftest import REAL
 from tests.ready import CLUSTER, FILES, PROJECT, check_mergenet, load, pin, written_commands
@@ -200,7 +200,10 @@ def test_pods_run_as_nobody_special_and_take_what_they_asked_for() -> None:
         declared = {volume["name"] for volume in pod.get("volumes", [])} | {"data"}
         for container in pod["containers"]:
             assert container["resources"]["requests"] == container["resources"]["limits"]
-            assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
             assert {mount["name"] for mount in container["volumeMounts"]} <= declared
 
 
@@ -238,9 +241,7 @@ def test_mlflow_is_where_runs_look_for_it_and_answers_to_that_name() -> None:
     (server,) = (one for one in of_kind("Deployment") if one["metadata"]["name"] == "mlflow")
     (env,) = nested(server, "env")
     said = {one["name"]: one.get("value") for one in env}
-    (uri,) = {
-        one["value"] for env in nested(RAY[0][1], "env") for one in env if one["name"] == "MLFLOW_TRACKING_URI"
-    }
+    (uri,) = {one["value"] for env in nested(RAY[0][1], "env") for one in env if one["name"] == "MLFLOW_TRACKING_URI"}
     assert uri.removeprefix("http://") in said["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     ports = {(one["metadata"]["name"], one["spec"]["ports"][0]["port"]) for one in of_kind("Service")}
     assert uri == "http://mlflow:5000" and ports == {("mlflow", 5000), ("postgres", 5432)}
@@ -254,7 +255,10 @@ def test_the_queue_is_that_of_the_jobs_and_has_room_for_one() -> None:
     assert {document["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for _, document in RAY} == {
         KUEUE[2]["metadata"]["name"]
     }
-    spec, quota = cluster_of(RAY[0][1]), {one["name"]: one["nominalQuota"] for one in next(nested(KUEUE[1], "resources"))}
+    spec, quota = (
+        cluster_of(RAY[0][1]),
+        {one["name"]: one["nominalQuota"] for one in next(nested(KUEUE[1], "resources"))},
+    )
     head = next(nested(spec["headGroupSpec"], "requests"))
     (workers,) = spec["workerGroupSpecs"]
     worker = next(nested(workers, "requests"))
@@ -359,7 +363,7 @@ def test_the_readme_names_each_file_and_no_other() -> None:
 COMMANDS = [
     pytest.param(words, id=f"{path.name}: {' '.join(words)}")
     for path in FILES
-    for words in written_commands(path.read_text().replace("\n    ", " ") if path.suffix == ".yaml" else path.read_text())
+    for words in written_commands(path.read_text())
 ]
 
 

@@ -1,4 +1,4 @@
-"""The scripts and entry points in `cluster/`, run with stand-ins for `srun`, `ray`, `sudo`: what they would have called."""
+"""Scripts and entry points of `cluster/`, run with stand-ins for `srun`, `ray`, `sudo`: what they would have called."""
 
 import os
 import shlex
@@ -38,7 +38,8 @@ STANDINS = {
     "sudo": "",
     "mountpoint": "exit 1",
     "mergenet": """
-        echo "$RAY_ADDRESS $RAY_AUTH_MODE $(stat -c %a "$RAY_AUTH_TOKEN_PATH") $(wc -c <"$RAY_AUTH_TOKEN_PATH")" >>"$SEEN"
+        token=$RAY_AUTH_TOKEN_PATH
+        echo "$RAY_ADDRESS $RAY_AUTH_MODE $(stat -c %a "$token") $(wc -c <"$token")" >>"$SEEN"
         [[ $1 != cluster ]] || exit "${PREFLIGHT:-0}"
         [[ -z ${SLOW:-} ]] || exec sleep 60
         exit "${TRAINED:-0}" """,
@@ -113,7 +114,7 @@ def call(begin: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> Calla
 
     def run(*command: str | Path, **environment: str) -> Run:
         process = begin(*command, **environment)
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=120)
         return Run(process.returncode, said, calls(tmp_path), lines(tmp_path / "seen"))
 
     return run
@@ -223,7 +224,11 @@ SWEEP = ["sweep", "digits-pairing", "--trials", "4"]
 @pytest.mark.parametrize(
     ("words", "there", "again"),
     [
-        (TRAIN, ["digits-cross-structure/0123abcd-s0"], ["train", "--resume", "RUNS/digits-cross-structure/0123abcd-s0"]),
+        (
+            TRAIN,
+            ["digits-cross-structure/0123abcd-s0"],
+            ["train", "--resume", "RUNS/digits-cross-structure/0123abcd-s0"],
+        ),
         (TRAIN, [], TRAIN),
         (SWEEP, ["digits-pairing/sweep-0123abcd"], ["sweep", "--resume", "digits-pairing"]),
         (SWEEP, ["digits-pairing/0123abcd-s0"], SWEEP),
@@ -271,9 +276,7 @@ def test_whole_machines_are_joined_by_symmetric_run(call: Callable[..., Run], sl
         assert (context.params["num_cpus"], context.params["dashboard_host"]) == (8, "127.0.0.1")
 
 
-def test_ray_that_did_not_start_is_no_success(
-    call: Callable[..., Run], slurm: dict[str, str], tmp_path: Path
-) -> None:
+def test_ray_that_did_not_start_is_no_success(call: Callable[..., Run], slurm: dict[str, str], tmp_path: Path) -> None:
     """`symmetric-run` itself ends with 0."""
     run = call("bash", EXCLUSIVE, *TRAIN, **tasks(EXCLUSIVE, slurm), DEAD="1")
     assert run.code == 1 and "Ray did not start, so nothing ran" in run.said
@@ -321,11 +324,11 @@ def test_a_cancelled_job_leaves_no_ray_behind(
     script: Path, begin: Callable[..., "subprocess.Popen[str]"], slurm: dict[str, str], tmp_path: Path
 ) -> None:
     process = begin("bash", script, *TRAIN, **tasks(script, slurm), SLOW="1")
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while len([call for call in calls(tmp_path) if call[0] == "mergenet"]) < 2 and time.monotonic() < end:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGTERM)  # as scancel: the script and its children
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     assert process.returncode != 0
     assert_nothing_is_left(tmp_path, slurm)
 
@@ -350,13 +353,13 @@ def entered(path: Path, folder: Path, begin: Any, **environment: str) -> tuple[i
     """Passes an entry point on as KubeRay does: through the shell of the pod that submits it, and then of the head."""
     entrypoint = load(path)[0]["spec"]["entrypoint"].strip()
     submit = f"ray job submit --address http://127.0.0.1:8265 --no-wait --submission-id one -- {entrypoint} ;"
-    begin("bash", "-e", "-c", submit).communicate(timeout=20)
+    begin("bash", "-e", "-c", submit).communicate(timeout=120)
     (words,) = (call for call in calls(folder) if call[0] == "ray")
     (folder / "calls").unlink()
     (folder / "token").touch()
     there = {"RAY_ADDRESS": "10.0.0.1:6379", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     process = begin("sh", "-c", list2cmdline(words[words.index("--") + 1 :]), **there, **environment)
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     return process.returncode, [call[1:] for call in calls(folder)]
 
 
