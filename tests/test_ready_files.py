@@ -248,6 +248,26 @@ def test_mlflow_is_where_runs_look_for_it_and_answers_to_that_name() -> None:
     assert said["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg2://mlflow@postgres:5432/mlflow"
 
 
+def servers() -> Iterator[tuple[list[str], Any]]:
+    """The words after `mlflow server`, and the environment, of each that is started."""
+    (container,) = (one for pod in pods() for one in pod["containers"] if one["name"] == "mlflow")
+    yield container["command"], {one["name"]: one.get("value") for one in container["env"]}
+    service = load(CLUSTER / "compose.yaml")[0]["services"]["mlflow"]
+    yield service["command"].split(), service["environment"]
+
+
+def test_mlflow_takes_its_command_and_knows_its_variables() -> None:
+    from mlflow import environment_variables
+    from mlflow.cli import server
+
+    known = {str(parameter.envvar) for parameter in server.params} | set(vars(environment_variables))
+    for words, environment in servers():
+        assert words[:2] == ["mlflow", "server"]
+        assert server.make_context("server", words[2:]).params["port"] == 5000
+        assert {name for name in environment if name.startswith("MLFLOW_")} <= known
+        assert {"MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION", "PGPASSWORD"} <= set(environment)
+
+
 GIBIBYTES = {"Gi": 1.0, "Mi": 1 / 1024}
 
 

@@ -43,8 +43,10 @@ STANDINS = {
         [[ $1 != cluster ]] || exit "${PREFLIGHT:-0}"
         [[ -z ${SLOW:-} ]] || exec sleep 60
         exit "${TRAINED:-0}" """,
+    "scancel": 'kill -TERM "$(cat "$STEP")"',
     # starts a step as Slurm does: a task a node, all processes of which are ended with it
     "srun": """
+        echo $$ >"$STEP"
         while [[ $1 == -* ]]; do shift; done
         tasks=()
         trap 'for task in "${tasks[@]}"; do kill -TERM -- "-$task" 2>/dev/null; done; wait; exit 143' TERM
@@ -93,7 +95,7 @@ def begin(tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
             "HOME": str(tmp_path / "home"),
             "USER": "someone",
             "LISTEN": LISTEN,
-            **{name: str(tmp_path / name.lower()) for name in ("CALLS", "SEEN", "PIDS")},
+            **{name: str(tmp_path / name.lower()) for name in ("CALLS", "SEEN", "PIDS", "STEP")},
         }
         return subprocess.Popen(
             [*map(str, command)],
