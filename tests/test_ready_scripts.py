@@ -39,7 +39,7 @@ STANDINS = {
     "mountpoint": "exit 1",
     "mergenet": """
         token=$RAY_AUTH_TOKEN_PATH
-        echo "$RAY_ADDRESS $RAY_AUTH_MODE $(stat -c %a "$token") $(wc -c <"$token")" >>"$SEEN"
+        echo "$RAY_ADDRESS $RAY_AUTH_MODE $(stat -c %a "$token") $(wc -c <"$token") ${RAY_AUTH_TOKEN-none}" >>"$SEEN"
         [[ $1 != cluster ]] || exit "${PREFLIGHT:-0}"
         [[ -z ${SLOW:-} ]] || exec sleep 60
         exit "${TRAINED:-0}" """,
@@ -116,7 +116,7 @@ def call(begin: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> Calla
 
     def run(*command: str | Path, **environment: str) -> Run:
         process = begin(*command, **environment)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=60)
         return Run(process.returncode, said, calls(tmp_path), lines(tmp_path / "seen"))
 
     return run
@@ -178,7 +178,7 @@ def test_preflight_comes_first_then_the_command_in_this_job_s_cluster(
     at = address(script, slurm)
     assert run.code == 0, run.said
     assert run.of("mergenet") == [["cluster", "preflight", "--address", at], TRAIN]
-    assert run.seen == [f"{at} token 600 64"] * 2  # a token of 64 letters that only its owner reads
+    assert run.seen == [f"{at} token 600 64 none"] * 2  # a token of 64 letters that only its owner reads, and no other
     for words in run.of("mergenet"):
         check_mergenet(words)
     assert_nothing_is_left(tmp_path, slurm)
@@ -330,7 +330,7 @@ def test_a_cancelled_job_leaves_no_ray_behind(
     while len([call for call in calls(tmp_path) if call[0] == "mergenet"]) < 2 and time.monotonic() < end:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGTERM)  # as scancel: the script and its children
-    process.communicate(timeout=120)
+    process.communicate(timeout=60)
     assert process.returncode != 0
     assert_nothing_is_left(tmp_path, slurm)
 
@@ -355,13 +355,13 @@ def entered(path: Path, folder: Path, begin: Any, **environment: str) -> tuple[i
     """Passes an entry point on as KubeRay does: through the shell of the pod that submits it, and then of the head."""
     entrypoint = load(path)[0]["spec"]["entrypoint"].strip()
     submit = f"ray job submit --address http://127.0.0.1:8265 --no-wait --submission-id one -- {entrypoint} ;"
-    begin("bash", "-e", "-c", submit).communicate(timeout=120)
+    begin("bash", "-e", "-c", submit).communicate(timeout=60)
     (words,) = (call for call in calls(folder) if call[0] == "ray")
     (folder / "calls").unlink()
     (folder / "token").touch()
     there = {"RAY_ADDRESS": "10.0.0.1:6379", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     process = begin("sh", "-c", list2cmdline(words[words.index("--") + 1 :]), **there, **environment)
-    process.communicate(timeout=120)
+    process.communicate(timeout=60)
     return process.returncode, [call[1:] for call in calls(folder)]
 
 
