@@ -23,7 +23,10 @@ START = "start it (`ray start --head`), or open the port; the command runs on a 
 JOIN = "run the command on a machine of the cluster, with its versions and its token (RAY_AUTH_TOKEN)"
 INSTALL = "install the same on all nodes: `pip install -c constraints.txt -e .`, or one image for all"
 DASHBOARD = "`pip install 'ray[default]'` and `ray start --head --dashboard-host=HEAD-ADDRESS`; open its port, 8265"
-ONE_RAY = "one Ray a machine: end the other one, or ask the scheduler for whole machines (Slurm: --exclusive)"
+ONE_RAY = (
+    "one Ray a machine: end the other one, or ask the scheduler for whole machines (Slurm: --exclusive); where "
+    "machines are shared, start Ray on each with RAY_ADDRESS=HEAD:PORT, which tells its processes their own"
+)
 TOKEN = "`ray get-auth-token --generate`, copy it to all nodes, start Ray on each with RAY_AUTH_MODE=token"
 SHARE = "name a folder that all nodes mount and may write (NFS, EFS, Filestore, ...)"
 COPY = "copy the folder to every node, or name one that all nodes mount"
@@ -141,11 +144,12 @@ def judge_state_api(expected: set[str], answers: Answers[set[str]]) -> Finding:
 
 
 class Host(NamedTuple):
-    """What tells machines apart, and the clusters whose node runs on this one."""
+    """What tells machines apart, the clusters whose node runs on this one, and whether ours knows itself among them."""
 
     name: str
     boot: str
     clusters: tuple[str, ...]
+    knows_its_own: bool = False
 
 
 def hosts(nodes: list[Node], one_machine: bool) -> Finding:
@@ -155,6 +159,7 @@ def hosts(nodes: list[Node], one_machine: bool) -> Finding:
 
 def _host() -> Host:
     import psutil
+    import ray
 
     boot = Path("/proc/sys/kernel/random/boot_id")
     words = [
@@ -164,7 +169,10 @@ def _host() -> Host:
         for word in process.info["cmdline"] or ()
     ]
     clusters = {word.partition("=")[2] for word in words if word.startswith("--gcs-address=")}
-    return Host(platform.node(), boot.read_text().strip() if boot.exists() else "", tuple(sorted(clusters)))
+    # Ray's own questions about itself go to the address in the environment, else to whichever cluster they find
+    knows_its_own = os.environ.get("RAY_ADDRESS") == ray.get_runtime_context().gcs_address
+    name, booted = platform.node(), boot.read_text().strip() if boot.exists() else ""
+    return Host(name, booted, tuple(sorted(clusters)), knows_its_own)
 
 
 def judge_hosts(answers: Answers[Host], one_machine: bool) -> Finding:
@@ -176,7 +184,7 @@ def judge_hosts(answers: Answers[Host], one_machine: bool) -> Finding:
     wrong: dict[Node, object] = {**_failed(answers)}
     there = {node: host for node, host in answers.items() if not isinstance(host, Failed)}
     for node, host in there.items():
-        if len(host.clusters) > 1:
+        if len(host.clusters) > 1 and not host.knows_its_own:
             wrong[node] = f"{len(host.clusters)} clusters run on it, {', '.join(host.clusters)}"
     if wrong:
         return bad(_listed(wrong))
@@ -187,6 +195,9 @@ def judge_hosts(answers: Answers[Host], one_machine: bool) -> Finding:
     ]
     if shared and not one_machine:
         return bad("; ".join(shared), f"{ONE_RAY}; a cluster simulated so on purpose: --one-machine")
+    if any(len(host.clusters) > 1 for host in there.values()):
+        machines = counted(len(there), "machine")
+        return good(f"{machines}, some with other clusters too, which RAY_ADDRESS tells from this one")
     return good("one machine, as asked" if shared else f"one Ray on {counted(len(there), 'machine')}")
 
 

@@ -81,6 +81,15 @@ def test_two_rays_on_one_machine_are_found() -> None:
     assert (two.verdict, two.text) == ("bad", "a (10.0.0.1): 2 clusters run on it, x, y")
 
 
+def test_a_second_ray_is_fine_where_processes_know_their_own() -> None:
+    """As jobs of a scheduler that share a machine do."""
+    there = Host("h", "boot", ("x", "y"), knows_its_own=True)
+    found = checks.judge_hosts({A: there, B: Host("i", "boot", ("x",))}, one_machine=False)
+    assert (found.verdict, found.text[:11]) == ("good", "2 machines,")
+    twice = checks.judge_hosts({A: there, B: there}, one_machine=False)
+    assert (twice.verdict, twice.text) == ("bad", "h: 2 nodes of the cluster run on it")
+
+
 @pytest.mark.parametrize(
     ("asked", "addresses", "own", "verdict"),
     [
