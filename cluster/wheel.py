@@ -7,7 +7,7 @@ from importlib.metadata import Distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import mergenet
+from mergenet import config
 from mergenet.config import InputError
 
 PACKAGES = ("mergenet", "tune", "cluster")
@@ -22,7 +22,7 @@ def unpack_wheel(into: Path) -> None:
     Raises:
         InputError: the wheel cannot be built.
     """
-    root = Path(mergenet.__file__).parents[1]
+    root = Path(config.__file__).parents[1]
     if not (root / "pyproject.toml").exists():
         copy_installed(root, into)
         return

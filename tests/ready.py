@@ -59,7 +59,7 @@ def check_mergenet(words: list[str]) -> None:
         check_mergenet(list(context.params["words"]))
     elif name == "report":
         assert context.params["named" if "named" in context.params else "table"] in [*tables(), *sweeps()]
-    elif name in NAMED and not context.params.get("resume"):
+    elif name in NAMED:
         argument = next(parameter.name for parameter in command.params if isinstance(parameter, click.Argument))
         assert context.params[argument] in NAMED[name](), f"{name}: no {context.params[argument]}"
 

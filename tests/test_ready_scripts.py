@@ -223,44 +223,24 @@ SWEEP = ["sweep", "digits-pairing", "--trials", "4"]
 
 
 @BOTH
-@pytest.mark.parametrize(
-    ("words", "there", "again"),
-    [
-        (
-            TRAIN,
-            ["digits-cross-structure/0123abcd-s0"],
-            ["train", "--resume", "RUNS/digits-cross-structure/0123abcd-s0"],
-        ),
-        (TRAIN, [], TRAIN),
-        (SWEEP, ["digits-pairing/sweep-0123abcd"], ["sweep", "--resume", "digits-pairing"]),
-        (SWEEP, ["digits-pairing/0123abcd-s0"], SWEEP),
-        (["ablate", "table8"], [], ["ablate", "table8", "--resume"]),
-        (["train", "--resume", "RUNS/mine/0123abcd-s0"], [], ["train", "--resume", "RUNS/mine/0123abcd-s0"]),
-    ],
-)
+@pytest.mark.parametrize("words", [TRAIN, SWEEP, ["ablate", "table8"]])
 def test_a_requeued_job_goes_on(
-    script: Path, words: list[str], there: list[str], again: list[str], call: Callable[..., Run], slurm: dict[str, str]
+    script: Path, words: list[str], call: Callable[..., Run], slurm: dict[str, str]
 ) -> None:
-    runs = slurm["MERGENET_RUNS"]
-    for folder in there:
-        (Path(runs) / folder).mkdir(parents=True)
-    given = [word.replace("RUNS", runs) for word in words]
-    run = call("bash", script, *given, **tasks(script, slurm), SLURM_RESTART_COUNT="1")
-    assert run.of("mergenet")[1] == [word.replace("RUNS", runs) for word in again]
+    run = call("bash", script, *words, **tasks(script, slurm), SLURM_RESTART_COUNT="1")
+    assert run.of("mergenet")[1] == [*words, "--continue"]
     check_mergenet(run.of("mergenet")[1])
 
 
 @BOTH
+def test_what_cannot_go_on_is_done_again(script: Path, call: Callable[..., Run], slurm: dict[str, str]) -> None:
+    run = call("bash", script, "report", "table8", **tasks(script, slurm), SLURM_RESTART_COUNT="1")
+    assert run.of("mergenet")[1] == ["report", "table8"]
+
+
+@BOTH
 def test_a_first_start_goes_on_with_nothing(script: Path, call: Callable[..., Run], slurm: dict[str, str]) -> None:
-    (Path(slurm["MERGENET_RUNS"]) / "digits-cross-structure" / "0123abcd-s0").mkdir(parents=True)
     assert call("bash", script, *TRAIN, **tasks(script, slurm)).of("mergenet")[1] == TRAIN
-
-
-def test_of_two_runs_it_could_be_none_is_guessed(call: Callable[..., Run], slurm: dict[str, str]) -> None:
-    for seed in (0, 1):
-        (Path(slurm["MERGENET_RUNS"]) / "digits-cross-structure" / f"0123abcd-s{seed}").mkdir(parents=True)
-    run = call("bash", EXCLUSIVE, *TRAIN, **tasks(EXCLUSIVE, slurm), SLURM_RESTART_COUNT="1")
-    assert len(run.of("mergenet")[1]) == 4  # two folders: `train` refuses a second word beside --resume
 
 
 def test_whole_machines_are_joined_by_symmetric_run(call: Callable[..., Run], slurm: dict[str, str]) -> None:
@@ -366,14 +346,9 @@ def entered(path: Path, folder: Path, begin: Any, **environment: str) -> tuple[i
 
 
 EXPECTED = {
-    "rayjob-train": "train digits-cross-structure --workers 2",
-    "rayjob-sweep": "sweep digits-pairing",
-    "rayjob-table": "ablate table8 --resume",
-}
-AGAIN = {
-    "rayjob-train": "train --resume RUNS/digits-cross-structure/0123abcd-s0",
-    "rayjob-sweep": "sweep --resume digits-pairing",
-    "rayjob-table": None,
+    "rayjob-train": "train digits-cross-structure --workers 2 --continue",
+    "rayjob-sweep": "sweep digits-pairing --continue",
+    "rayjob-table": "ablate table8 --continue",
 }
 PREFLIGHT = ["cluster", "preflight", "--address", "10.0.0.1:6379", "--workers", "2"]
 
@@ -395,15 +370,9 @@ def test_a_job_whose_preflight_is_bad_trains_nothing(path: Path, begin: Any, tmp
 
 
 @pytest.mark.parametrize("path", JOB_FILES, ids=lambda path: path.stem)
-def test_a_job_goes_on_with_what_began(path: Path, begin: Any, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    (runs / "digits-cross-structure" / "0123abcd-s0").mkdir(parents=True)
-    code, said = entered(path, tmp_path, begin, MERGENET_RUNS=str(runs), TRAINED="2")
-    again = AGAIN[path.stem]
-    assert code == 2
-    assert said[2:] == ([shlex.split(again.replace("RUNS", str(runs)))] if again else [])
-    for words in said:
-        check_mergenet(words)
+def test_the_code_of_a_job_is_its_run_s(path: Path, begin: Any, tmp_path: Path) -> None:
+    code, said = entered(path, tmp_path, begin, MERGENET_RUNS=str(tmp_path / "runs"), TRAINED="2")
+    assert code == 2 and len(said) == 2
 
 
 # --- machines of `ray up` ----------------------------------------------------------------------------------------
