@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from cluster.finding import Finding, bad, good, skipped
 from cluster.nodes import Answers, Failed, Node, ask, in_one_line
@@ -25,7 +25,7 @@ INSTALL = "install the same on all nodes: `pip install -c constraints.txt -e .`,
 DASHBOARD = "`pip install 'ray[default]'` and `ray start --head --dashboard-host=HEAD-ADDRESS`; open its port, 8265"
 ONE_RAY = "one Ray a machine: end the other one, or ask the scheduler for whole machines (Slurm: --exclusive)"
 TOKEN = "`ray get-auth-token --generate`, copy it to all nodes, start Ray on each with RAY_AUTH_MODE=token"
-SHARE = "name a folder that all nodes mount and may write (NFS, ...), or a bucket: --storage s3://BUCKET/PATH"
+SHARE = "name a folder that all nodes mount and may write (NFS, EFS, Filestore, ...)"
 COPY = "copy the folder to every node, or name one that all nodes mount"
 
 
@@ -41,15 +41,6 @@ def network(device: str) -> str:
 def counted(number: int, what: str) -> str:
     """`1 node`, `2 nodes`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def resolve(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-    """`auto` as cuda where the cluster has a GPU, else as cpu."""
-    import ray
-
-    if device == "auto":
-        return "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
-    return device
 
 
 def _listed(wrong: Mapping[Node, object]) -> str:

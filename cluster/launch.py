@@ -12,8 +12,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from cluster.checks import counted
+from cluster.nodes import queue_here
 from cluster.session import check_fits, session
+from cluster.trust import check_cluster
 from mergenet.config import InputError
+from mergenet.training import ranks
+from mergenet.training.files import wait_until_free
 from mergenet.training.record import Record
 from mergenet.training.reporter import Reporter
 from mergenet.training.run import execute, unfinished
@@ -24,18 +29,25 @@ REPORT_EVERY_S = 0.25
 
 
 def launch(spec: RunSpec, workers: int, reporter: Reporter) -> None:
-    """Trains `spec` on `workers` processes; returns when the run has finished.
+    """Trains `spec` on `workers` processes of Ray's; returns when the run has finished.
 
     Raises:
-        InputError: more workers than fit, or what the workers found wrong.
+        InputError: more workers than fit, a cluster that is not fit, or what the workers found wrong.
         RuntimeError: the run failed; its record says why.
     """
     check_fits(workers, spec.device)
-    Record(spec.folder).close()  # refuses a folder that cannot be written, or that another process writes
-    reporter.say(f"starting {workers} workers on Ray")
+    reporter.say(f"starting {counted(workers, 'worker')} on Ray")
+    with session():
+        check_cluster(spec.folder.parents[1], spec.data)
+        Record(spec.folder).close()  # refuses a folder that cannot be written, or that another process writes
+        train_together(spec, workers, reporter)
+
+
+def train_together(spec: RunSpec, workers: int, reporter: Reporter) -> None:
+    """The same inside a session, on a cluster that has been looked at."""
     try:
         # Ray wants a folder of its own; nothing of ours lies there, the run's checkpoints are in its record.
-        with session(), tempfile.TemporaryDirectory(prefix="mergenet-ray-", ignore_cleanup_errors=True) as storage:
+        with tempfile.TemporaryDirectory(prefix="mergenet-ray-", ignore_cleanup_errors=True) as storage:
             _fit(spec, workers, reporter, storage)
     except BaseException as error:
         _record_end(spec, error)
@@ -53,10 +65,9 @@ def _record_end(spec: RunSpec, error: BaseException) -> None:
 def _fit(spec: RunSpec, workers: int, reporter: Reporter, storage: str) -> None:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.util.queue import Queue
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    news = Queue(actor_options={"num_cpus": 0})
+    news = queue_here()
     trainer = TorchTrainer(
         _work,
         train_loop_config={"spec": spec.as_plain(), "news": news},
@@ -87,8 +98,11 @@ def _raise_refused(outcome: Any) -> None:
 
 def _work(config: Mapping[str, Any]) -> dict[str, str]:
     """What each worker runs."""
+    spec = RunSpec.from_plain(config["spec"])
     try:
-        execute(RunSpec.from_plain(config["spec"]), _ToDriver(config["news"]))
+        if ranks.rank() == 0:
+            wait_until_free(spec.folder)
+        execute(spec, _ToDriver(config["news"]))
     except InputError as error:
         return {"refused": str(error)}
     return {}

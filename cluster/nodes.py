@@ -45,6 +45,16 @@ def alive() -> list[Node]:
     return sorted(nodes, key=lambda node: (node.host, node.address, node.identity))
 
 
+def queue_here() -> Any:
+    """A queue that lives on the node of this process: on another it could be gone while this process is not."""
+    import ray
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
 def ask(nodes: list[Node], question: Callable[..., Answer], *arguments: Any, seconds: float) -> Answers[Answer]:
     """What `question(*arguments)` returns on each of `nodes`, at once and within so many seconds.
 

@@ -4,25 +4,19 @@ A check looks at one thing and says what it found. One that raises has found som
 that does not end in its time: whatever hangs there would hang a run.
 """
 
-import os
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from tempfile import TemporaryFile
 from threading import Thread
-from typing import IO, Literal
+from typing import Literal
 
 from cluster import checks
 from cluster.allreduce import all_reduce
 from cluster.finding import Finding, bad, good
 from cluster.nodes import alive, in_one_line
-from cluster.session import session
+from cluster.session import NotJoined, host_and_port, resolve, session
 from cluster.storage import storage_shared
-from mergenet.config import InputError
-
-CONNECT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -71,14 +65,15 @@ def preflight(wanted: Wanted, before: Sequence[Check] = ()) -> Iterator[Finding]
     Raises:
         InputError: an address that is none.
     """
-    at = None if wanted.address is None else _host_and_port(wanted.address)
+    if wanted.address is not None:
+        host_and_port(wanted.address)
     for check in before:
         yield carry_out(check)
     with ExitStack() as stack:
-        joined = _joined(wanted.address, at, stack)
+        joined = _joined(wanted.address, stack)
         yield joined
         if joined.verdict == "good":
-            for check in _checks(wanted):
+            for check in checks_of(wanted):
                 yield carry_out(check)
 
 
@@ -104,48 +99,17 @@ def _look(check: Check) -> Finding:
 # --- the cluster -------------------------------------------------------------------------------------------------
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InputError(
-            f"--address {address}: write HOST:PORT, as `ray start --head` says it, on a machine of the cluster"
-        )
-    return host.strip("[]"), int(port)
-
-
-def _joined(address: str | None, at: tuple[str, int] | None, stack: ExitStack) -> Finding:
+def _joined(address: str | None, stack: ExitStack) -> Finding:
     """Joins the cluster, or starts one, for as long as `stack` lasts."""
     try:
-        if at is not None:
-            socket.create_connection(at, timeout=CONNECT_S).close()  # Ray itself waits for minutes
-    except OSError as error:
-        return Finding("Ray", "bad", f"nothing answers at {address}: {error.strerror or error}", checks.START)
-    with TemporaryFile("w+") as said:
-        try:
-            with _standard_error_to(said) if address else nullcontext():
-                stack.enter_context(session(dashboard=True, address=address))
-        except Exception as error:
-            return Finding("Ray", "bad", _why_not_joined(said, error), checks.JOIN)
+        stack.enter_context(session(dashboard=True, address=address))
+    except NotJoined as error:
+        return Finding("Ray", "bad", str(error), checks.JOIN if error.answers else checks.START)
+    except Exception as error:
+        return Finding("Ray", "bad", in_one_line(error), checks.JOIN)
     nodes = alive()
     where = "started on this machine" if address is None else f"joined at {address}"
     return replace(good(f"{where}: {checks.counted(len(nodes), 'node')}, {_resources()}"), name="Ray")
-
-
-@contextmanager
-def _standard_error_to(said: IO[str]) -> Iterator[None]:
-    """Ray says there, second after second and below Python, what it does not raise: that the token is wrong."""
-    kept = os.dup(2)
-    try:
-        os.dup2(said.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _why_not_joined(said: IO[str], error: Exception) -> str:
-    said.seek(0)
-    return "the cluster does not take this token" if "InvalidAuthToken" in said.read() else in_one_line(error)
 
 
 def _resources() -> str:
@@ -156,10 +120,10 @@ def _resources() -> str:
     return checks.counted(int(there.get("CPU", 0)), "processor") + (f", {checks.counted(gpus, 'GPU')}" if gpus else "")
 
 
-def _checks(wanted: Wanted) -> Iterator[Check]:
-    """In the order in which one needs the other."""
+def checks_of(wanted: Wanted) -> Iterator[Check]:
+    """Of the cluster that has been joined, in the order in which one needs the other."""
     nodes = alive()
-    device = checks.resolve(wanted.device)
+    device = resolve(wanted.device)
     yield Check("versions", partial(checks.versions, nodes), checks.INSTALL, 90.0)
     yield Check("State API", partial(checks.state_api, nodes), checks.DASHBOARD, 60.0)
     yield Check("hosts", partial(checks.hosts, nodes, wanted.one_machine), checks.ONE_RAY, 60.0)

@@ -3,9 +3,12 @@
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryFile
+from typing import IO, Any, Literal
 
 import ray
 
@@ -18,26 +21,19 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+CONNECT_S = 5.0
 
 
-def check_fits(workers: int, device: str) -> None:
-    """Ray waits for ever for what no machine has, so it is refused here.
+class NotJoined(InputError):
+    """A cluster that could not be joined: why, in one line.
 
-    Raises:
-        InputError: more workers than processors (or GPUs), counted without starting Ray.
+    Args:
+        answers: whether anything does at its address.
     """
-    there, what = available(device), "GPUs" if device == "cuda" else "processors"
-    if workers > there:
-        raise InputError(f"--workers {workers}: this machine has {there} {what}, and each worker needs one")
 
-
-def available(device: str) -> int:
-    """GPUs, or processors this process may use, on this machine; counted without starting Ray."""
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    def __init__(self, why: str, answers: bool) -> None:
+        super().__init__(why)
+        self.answers = answers
 
 
 @contextmanager
@@ -48,6 +44,10 @@ def session(dashboard: bool = False, address: str | None = None) -> Iterator[Non
         address: HOST:PORT of a cluster that this machine is a node of, which is left running; None starts one.
         dashboard: with Ray's State API, which takes it ten seconds more to start. Who starts trainers inside of trials
             needs it: without it the place of one that was stopped is never given free.
+
+    Raises:
+        NotJoined: nothing answers at `address`, or it does not take this process in.
+        InputError: an address that is none.
     """
     if ray.is_initialized():
         yield
@@ -55,14 +55,116 @@ def session(dashboard: bool = False, address: str | None = None) -> Iterator[Non
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     on_terminate = signal.getsignal(signal.SIGTERM)
-    # Ray's own count of processors may be smaller than what check_fits let through
-    own = {"num_cpus": available("cpu"), "include_dashboard": dashboard} if address is None else {}
-    ray.init(
-        address=address or "local", log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **own
-    )
+    if address is None:
+        # Ray's own count of processors may be smaller than what check_fits let through
+        _init("local", num_cpus=available("cpu"), include_dashboard=dashboard)
+    else:
+        _join(address)
     if threading.current_thread() is threading.main_thread():  # Ray's own prints a stack and aborts
         signal.signal(signal.SIGTERM, on_terminate)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str, **own: Any) -> None:
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **own)
+
+
+# --- a cluster that is there -------------------------------------------------------------------------------------
+
+
+def _join(address: str) -> None:
+    at = host_and_port(address)
+    try:
+        socket.create_connection(at, timeout=CONNECT_S).close()  # Ray itself waits for minutes
+    except OSError as error:
+        raise NotJoined(f"nothing answers at {address}: {error.strerror or error}", answers=False) from None
+    with TemporaryFile("w+") as said:
+        try:
+            with _standard_error_to(said):
+                _init(address)
+        except Exception as error:
+            raise NotJoined(_why_not(said, error), answers=True) from error
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of an address.
+
+    Raises:
+        InputError: it is none.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InputError(
+            f"--address {address} (or RAY_ADDRESS): write HOST:PORT, as `ray start --head` says it, on a machine of "
+            "the cluster"
+        )
+    return host.strip("[]"), int(port)
+
+
+@contextmanager
+def _standard_error_to(said: IO[str]) -> Iterator[None]:
+    """Ray says there, second after second and below Python, what it does not raise: that the token is wrong."""
+    kept = os.dup(2)
+    try:
+        os.dup2(said.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _why_not(said: IO[str], error: Exception) -> str:
+    said.seek(0)
+    if "InvalidAuthToken" in said.read():
+        return "the cluster does not take this token"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+# --- what there is room for --------------------------------------------------------------------------------------
+
+
+def available(device: str) -> int:
+    """GPUs, or processors: of the cluster inside of a `session`, else of this machine, without starting Ray."""
+    import torch
+
+    if ray.is_initialized():
+        return int(ray.cluster_resources().get("GPU" if device == "cuda" else "CPU", 0))
+    if device == "cuda":
+        return torch.cuda.device_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def room(device: str, threads: int) -> int:
+    """How many processes of so many threads fit at once; one that has a GPU has it to itself."""
+    if device == "cuda":
+        return available(device)
+    if ray.is_initialized():  # threads of one process are on one node
+        there = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        return sum(int(processors) // threads for processors in there)
+    return available(device) // threads
+
+
+def check_fits(workers: int, device: str) -> None:
+    """Ray waits for ever for what no machine has, so it is refused here.
+
+    Raises:
+        InputError: more workers than processors (or GPUs).
+    """
+    there, what = available(device), "GPUs" if device == "cuda" else "processors"
+    if workers > there:
+        raise InputError(f"--workers {workers}: {where()} has {there} {what}, and each worker needs one")
+
+
+def where() -> str:
+    """Where runs happen, in words."""
+    return "the cluster" if ray.is_initialized() and len(ray.nodes()) > 1 else "this machine"
+
+
+def resolve(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """`auto` as cuda where the cluster has a GPU, else as cpu."""
+    if device == "auto":
+        return "cuda" if available("cuda") else "cpu"
+    return device

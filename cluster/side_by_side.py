@@ -7,6 +7,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from cluster.nodes import queue_here
 from mergenet.config import InputError
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
@@ -34,12 +35,10 @@ class Workers:
     """
 
     def __init__(self, most: int, gpu: float, ticked: Callable[[RunSpec, int], None]) -> None:
-        from ray.util.queue import Queue
-
         self._most = most
         self._gpu = gpu
         self._ticked = ticked
-        self._news = Queue(actor_options={"num_cpus": 0})
+        self._news = queue_here()
         self._running: dict[Any, RunSpec] = {}
 
     def __len__(self) -> int:

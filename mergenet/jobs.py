@@ -107,8 +107,11 @@ def _with_absolute_weights(experiment: Experiment) -> Experiment:
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-def train(job: Job, mlflow: str, reporter: Reporter) -> bool:
+def train(job: Job, mlflow: str, reporter: Reporter, cluster: bool = False) -> bool:
     """Trains `job` to its end, unless its folder holds it finished; whether it did. Every rank calls it.
+
+    Args:
+        cluster: on Ray even where it has one worker.
 
     Raises:
         InputError: the folder holds what must not be touched.
@@ -119,7 +122,7 @@ def train(job: Job, mlflow: str, reporter: Reporter) -> bool:
     if found:
         return False
     with _mirrored(job, mlflow, reporter):
-        if job.workers > 1 and not ranks.launched_by_torchrun():
+        if cluster or (job.workers > 1 and not ranks.launched_by_torchrun()):
             _launch(job, reporter)
         else:
             execute(job.spec, reporter)

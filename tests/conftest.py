@@ -45,7 +45,7 @@ def only_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is found but what a test names; no mirror, for a store takes seconds to make."""
-    for variable in ("MERGENET_DATA", "MERGENET_RUNS", "MLFLOW_TRACKING_URI"):
+    for variable in ("MERGENET_DATA", "MERGENET_RUNS", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("MERGENET_MLFLOW", "off")
 

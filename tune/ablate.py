@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from cluster.session import available, session
 from cluster.side_by_side import Workers
+from cluster.trust import check_cluster
 from mergenet.config import InputError
 from mergenet.training.checkpoint import checkpoints, problem_of
 from mergenet.training.files import has_begun, is_being_written, replacing, shown
@@ -188,6 +189,7 @@ def train_missing(
     teller.begin(ablation.jobs)
     try:
         with session():
+            check_cluster(ablation.places.runs, ablation.table.paths)
             return _train(
                 ablation, Workers(most, _share_of_gpu(most, ablation.places), teller.ticked), teller, finished
             )

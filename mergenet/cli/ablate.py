@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mergenet.cli.place import address_option, device_there, joined
 from mergenet.cli.tables import TableOptions, table_options
 from mergenet.cli.words import mirror_to, own_name
 from mergenet.config import InputError, nearest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--arm", "arms", multiple=True, metavar="ARM", help="This arm alone; may be repeated.")
 @click.option("--seed", type=click.IntRange(min=0), multiple=True, help="This seed alone; may be repeated.")
 @click.option("--concurrent", type=click.IntRange(min=1), help="Runs at once.  [default: as many as there is room for]")
+@address_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="torch's, of each run.")
 @click.option(
@@ -34,6 +36,7 @@ def ablate(
     arms: tuple[str, ...],
     seed: tuple[int, ...],
     concurrent: int | None,
+    address: str | None,
     device: str,
     threads: int,
     mlflow: str,
@@ -50,21 +53,21 @@ def ablate(
     mergenet ablate table8 --scale paper --data cifar100=PATH --dry-run
     """
     from mergenet.cli.show import print_ablation
-    from mergenet.jobs import resolve_device
     from tune.ablate import Places, find_missing
 
     options = replace(options, chosen_seeds=seed)
     plan = options.plan()
     _check_arms(arms, plan)
-    places = Places(options.runs, options.results, resolve_device(device), threads)
-    ablation = find_missing(plan, places, options.shows, lambda cell: not arms or cell[0] in arms)
-    most = check_room(concurrent, places.device, threads)
-    if dry_run:
-        print_ablation(ablation, most)
-        return
-    ablation.check_free(resume)
-    again = [word for word in sys.argv[1:] if word != "--resume"]
-    failed = train_cells(ablation, most, mlflow, shlex.join([*own_name(), *again, "--resume"]))
+    with joined(address):
+        places = Places(options.runs, options.results, device_there(address, device), threads)
+        ablation = find_missing(plan, places, options.shows, lambda cell: not arms or cell[0] in arms)
+        most = check_room(concurrent, places.device, threads)
+        if dry_run:
+            print_ablation(ablation, most)
+            return
+        ablation.check_free(resume)
+        again = [word for word in sys.argv[1:] if word != "--resume"]
+        failed = train_cells(ablation, most, mlflow, shlex.join([*own_name(), *again, "--resume"]))
     _print(options, plan)
     if failed:
         raise click.ClickException(
@@ -80,13 +83,17 @@ def _check_arms(arms: Sequence[str], plan: "TablePlan") -> None:
 
 def check_room(concurrent: int | None, device: str, threads: int) -> int:
     """How many runs at once: on a GPU they may share it, processors are not shared."""
-    from cluster.session import available
+    from cluster import session
 
-    room = available(device) // (1 if device == "cuda" else threads)
+    room = session.room(device, threads)
+    if room < 1 and device == "cuda":
+        raise InputError(f"--device cuda: {session.where()} has no GPU; leave it out or say cpu")
     if room < 1:
-        raise InputError(f"--threads {threads}: this machine has {available(device)} processors")
+        raise InputError(f"--threads {threads}: {session.where()} has {session.available(device)} processors")
     if concurrent is not None and device != "cuda" and concurrent > room:
-        raise InputError(f"--concurrent {concurrent}: this machine has room for {room} runs of {threads} threads each")
+        raise InputError(
+            f"--concurrent {concurrent}: {session.where()} has room for {room} runs of {threads} threads each"
+        )
     return concurrent or room
 
 

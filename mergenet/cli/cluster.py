@@ -1,4 +1,4 @@
-"""`mergenet cluster`: a cluster, before anything runs on it."""
+"""`mergenet cluster`: looks at a cluster before anything runs on it, and sends it jobs."""
 
 from functools import partial
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mergenet.cli.cluster_jobs import logs, status, stop, submit
 from mergenet.cli.words import mirror_to, read_paths
 from mergenet.training.files import shown
 
@@ -18,7 +19,11 @@ MLFLOW_S = 60.0
 
 @click.group()
 def cluster() -> None:
-    """Looks at a cluster before anything runs on it."""
+    """Looks at a cluster, and sends it jobs."""
+
+
+for command in (submit, status, logs, stop):
+    cluster.add_command(command)
 
 
 @cluster.command()

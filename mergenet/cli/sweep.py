@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mergenet.cli.place import address_option, address_words, device_there, joined
 from mergenet.cli.words import mirror_to, own_name, read_paths
 from mergenet.config import InputError
 from mergenet.training.files import shown
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--confirm", type=click.IntRange(min=1), help="Then trains the best on so many fresh seeds beside no transfer."
 )
+@address_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="[default: auto]")
 @click.option("--threads", type=click.IntRange(min=1), help="torch's, of each worker.  [default: 1]")
 @click.option("--data", multiple=True, metavar="NAME=PATH", help="Where a data set lies; may be repeated.")
@@ -53,6 +55,7 @@ def sweep(
     workers: int | None,
     resume: str | None,
     confirm: int | None,
+    address: str | None,
     device: str | None,
     threads: int | None,
     data: tuple[str, ...],
@@ -75,21 +78,23 @@ def sweep(
         _refuse_beside_resume(
             {"a sweep": sweep, "--workers-per-trial": workers, "--threads": threads, "--device": device}
         )
-        plan, room = _plan_again(resume, Path(runs), data, concurrent, allow_code)
-    else:
-        setting = _setting(device or "auto", workers or 1, threads or 1)
-        plan, room = _plan(sweep, overrides, setting, data, Path(runs), concurrent, allow_code)
-    if trials is not None:
-        plan = plan.with_trials(trials)
-    if dry_run:
-        from mergenet.cli.show_sweep import print_sweep
+    with joined(address):
+        if resume is not None:
+            plan, room = _plan_again(resume, Path(runs), data, concurrent, allow_code)
+        else:
+            setting = _setting(device_there(address, device or "auto"), workers or 1, threads or 1)
+            plan, room = _plan(sweep, overrides, setting, data, Path(runs), concurrent, allow_code)
+        if trials is not None:
+            plan = plan.with_trials(trials)
+        if dry_run:
+            from mergenet.cli.show_sweep import print_sweep
 
-        print_sweep(plan, room)
-        return
-    _run(plan, room, resume is not None, silence, mlflow)
-    _print(plan)
-    if confirm is not None:
-        _confirm(plan, confirm, Path(results), mlflow)
+            print_sweep(plan, room)
+            return
+        _run(plan, room, resume is not None, silence, mlflow, address)
+        _print(plan)
+        if confirm is not None:
+            _confirm(plan, confirm, Path(results), mlflow, address)
 
 
 def _refuse_beside_resume(given: dict[str, object]) -> None:
@@ -110,10 +115,9 @@ def _plan_again(
 
 
 def _setting(device: str, workers: int, threads: int) -> "Setting":
-    from mergenet.jobs import resolve_device
     from tune.search.plan import Setting
 
-    return Setting(resolve_device(device), workers, threads)
+    return Setting(device, workers, threads)
 
 
 def _plan(
@@ -136,16 +140,17 @@ def _plan(
 
 
 def _room(setting: "Setting", concurrent: int | None) -> "Room":
-    from cluster.session import available
+    from cluster import session
     from tune.search.plan import room_for
 
-    return room_for(setting, available(setting.device), concurrent)
+    each = 1 if setting.device == "cuda" else setting.threads
+    return room_for(setting, session.room(setting.device, setting.threads) * each, concurrent)
 
 
 # --- running it --------------------------------------------------------------------------------------------------
 
 
-def _run(plan: "SweepPlan", room: "Room", resume: bool, silence: float, mlflow: str) -> None:
+def _run(plan: "SweepPlan", room: "Room", resume: bool, silence: float, mlflow: str, address: str | None) -> None:
     """Runs what is missing; a sweep that has all of its trials runs none."""
     from mergenet.cli.progress import ManyTrials
     from tune.search.begin import open_ledger
@@ -160,14 +165,14 @@ def _run(plan: "SweepPlan", room: "Room", resume: bool, silence: float, mlflow: 
         with Mirror(plan.folder, uri, teller.say) as mirror:
             run_sweep(plan, ledger, room, patience, teller, mirror.told)
     except KeyboardInterrupt:
-        raise Ended("interrupted", folder, 130) from None
+        raise Ended("interrupted", folder, 130, address) from None
     except Stuck as stuck:
-        raise Ended(str(stuck), folder, 1) from None
+        raise Ended(str(stuck), folder, 1, address) from None
     except InputError:
         raise
     except Exception as error:
         why = (str(error).strip().splitlines() or [""])[-1]
-        raise Ended(f"the sweep failed: {type(error).__name__}: {why}", folder, 1) from error
+        raise Ended(f"the sweep failed: {type(error).__name__}: {why}", folder, 1, address) from error
     finally:
         ledger.close()
 
@@ -175,8 +180,8 @@ def _run(plan: "SweepPlan", room: "Room", resume: bool, silence: float, mlflow: 
 class Ended(click.ClickException):
     """A sweep that stopped before its end: why, and how to go on."""
 
-    def __init__(self, why: str, folder: str, code: int) -> None:
-        again = shlex.join([*own_name(), "sweep", "--resume", folder])
+    def __init__(self, why: str, folder: str, code: int, address: str | None) -> None:
+        again = shlex.join([*own_name(), "sweep", "--resume", folder, *address_words(address)])
         super().__init__(f"{why}; nothing is lost, go on with: {again}")
         self.exit_code: int = code  # type: ignore[misc]  # declared for the class
 
@@ -192,7 +197,7 @@ def _print(plan: "SweepPlan") -> None:
     click.echo(f"\nTo keep it, with plots and a page: mergenet report {shown(plan.folder)}")
 
 
-def _confirm(plan: "SweepPlan", seeds: int, results: Path, mlflow: str) -> None:
+def _confirm(plan: "SweepPlan", seeds: int, results: Path, mlflow: str, address: str | None) -> None:
     """The best trial beside no transfer on seeds after the sweep's own, as a table that is rendered too."""
     from mergenet.cli.ablate import check_room, train_cells
     from mergenet.cli.report import render_table
@@ -209,7 +214,8 @@ def _confirm(plan: "SweepPlan", seeds: int, results: Path, mlflow: str) -> None:
     places = Places(plan.runs, results, setting.device, setting.threads)
     ablation = find_missing(options.plan(), places, options.shows)
     ablation.check_free(resume=True)
-    again = shlex.join([*own_name(), "sweep", "--resume", shown(plan.folder), "--confirm", str(seeds)])
+    words = ["--resume", shown(plan.folder), "--confirm", str(seeds), *address_words(address)]
+    again = shlex.join([*own_name(), "sweep", *words])
     failed = train_cells(ablation, check_room(None, setting.device, setting.threads), mlflow, again)
     render_table(options, effect=None)
     if failed:

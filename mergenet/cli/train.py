@@ -5,11 +5,13 @@ Everything heavy is imported when the command runs, so `mergenet --help` answers
 
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mergenet.cli.place import address_option, address_words, device_there, joined
 from mergenet.cli.words import own_name, read_paths
 from mergenet.config import InputError
 from mergenet.training.files import has_begun, shown
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 @click.argument("recipe", required=False)
 @click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that share each batch, on Ray Train above 1.")
+@address_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, order, augmentation and dropout.  [default: 0]")
 @click.option("--data", "data", multiple=True, metavar="NAME=PATH", help="Where a data set lies; may be repeated.")
@@ -44,6 +47,7 @@ def train(
     recipe: str | None,
     overrides: tuple[str, ...],
     workers: int | None,
+    address: str | None,
     device: str,
     seed: int | None,
     data: tuple[str, ...],
@@ -62,12 +66,13 @@ def train(
     mergenet train cifar100-cross-structure --data cifar100=PATH --workers 4
     """
     from mergenet import jobs
-    from mergenet.training import ranks
 
     if resume is not None:
         _refuse_beside_resume(recipe, seed, threads)
-    device = jobs.resolve_device(_begun_device(device, resume))
-    with ranks.process_group(ranks.own_device(device)):
+    _refuse_two_launchers(address)
+    device = _begun_device(device, resume)
+    with joined(address), _own_group(address, device):
+        device = device_there(address, device)
         workers = _resolve_workers(workers, resume)
         paths = read_paths(data)
         if resume is not None:
@@ -78,7 +83,26 @@ def train(
         if dry_run:
             _print_plan(job)
         else:
-            _run(job, mlflow)
+            _run(job, mlflow, address)
+
+
+def _refuse_two_launchers(address: str | None) -> None:
+    from mergenet.training import ranks
+
+    if address is not None and ranks.launched_by_torchrun():
+        raise InputError(
+            f"--address {address} (or RAY_ADDRESS): torchrun has started {ranks.world()} processes here; leave one out"
+        )
+
+
+def _own_group(address: str | None, device: str) -> AbstractContextManager[None]:
+    """The group that torchrun asks this process to join; those of a cluster's workers are their own."""
+    from mergenet import jobs
+    from mergenet.training import ranks
+
+    if address is not None:
+        return nullcontext()
+    return ranks.process_group(ranks.own_device(jobs.resolve_device(device)))
 
 
 # --- what to run -------------------------------------------------------------------------------------------------
@@ -128,11 +152,11 @@ def _load(recipe: str | None, overrides: tuple[str, ...]) -> "Experiment":
 # --- running it --------------------------------------------------------------------------------------------------
 
 
-def _run(job: "Job", mlflow: str) -> None:
+def _run(job: "Job", mlflow: str, address: str | None) -> None:
     """Trains, unless this run is there already, and shows how it ended."""
     from mergenet.training import ranks
 
-    trained = _train(job, mlflow)
+    trained = _train(job, mlflow, address)
     if ranks.rank() > 0:
         return
     from mergenet.cli.show import print_result
@@ -143,16 +167,16 @@ def _run(job: "Job", mlflow: str) -> None:
     print_result(job.spec, folder, again=None if job.resumed else shlex.join([*own_name(), *sys.argv[1:]]))
 
 
-def _train(job: "Job", mlflow: str) -> bool:
+def _train(job: "Job", mlflow: str, address: str | None) -> bool:
     from mergenet import jobs
     from mergenet.training.reporter import Terminal
 
     try:
-        return jobs.train(job, mlflow, Terminal())
+        return jobs.train(job, mlflow, Terminal(), cluster=address is not None)
     except InputError:
         raise
     except KeyboardInterrupt:
-        raise InterruptedRun(job.spec) from None
+        raise InterruptedRun(job.spec, address) from None
     except Exception as error:
         raise FailedRun(job.spec, error) from error
 
@@ -176,10 +200,10 @@ class InterruptedRun(click.ClickException):
 
     exit_code = 130
 
-    def __init__(self, spec: "RunSpec") -> None:
+    def __init__(self, spec: "RunSpec", address: str | None) -> None:
         from mergenet.training.checkpoint import checkpoints
 
-        resume = shlex.join([*own_name(), "train", "--resume", shown(spec.folder)])
+        resume = shlex.join([*own_name(), "train", "--resume", shown(spec.folder), *address_words(address)])
         if not has_begun(spec.folder):
             message = "interrupted before it began"
         elif not checkpoints(spec.folder / "checkpoints"):

@@ -3,12 +3,15 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from mergenet.config import InputError, digest
+
+PATIENCE_S = 120.0
 
 
 def shown(folder: Path) -> str:
@@ -43,6 +46,17 @@ def lock(folder: Path) -> IO[str]:
         file.close()
         raise InputError(f"{folder}: another process is writing this run") from None
     return file
+
+
+def wait_until_free(folder: Path) -> None:
+    """Waits for the process that writes this record to let go of it, `PATIENCE_S` at most.
+
+    A worker that Ray has given up, or one on a node that died, may hold it for a while longer: a server of files lets
+    go of what a dead machine has locked after a minute and a half.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while has_begun(folder) and is_being_written(folder) and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 @contextmanager

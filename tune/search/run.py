@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
+from cluster.nodes import queue_here
 from cluster.session import session
+from cluster.trust import check_cluster
 from mergenet.config import parse
 from mergenet.experiment import Experiment
 from mergenet.training.files import has_begun, is_being_written
@@ -60,6 +62,7 @@ def run_sweep(
             session(dashboard=plan.setting.workers > 1),
             TemporaryDirectory(prefix="mergenet-tune-", ignore_cleanup_errors=True) as aside,
         ):
+            check_cluster(plan.runs, plan.paths, trainers=plan.setting.workers > 1)
             _tune(plan, ledger, room, patience, teller, both, left, aside)
     finally:
         teller.stop()
@@ -101,12 +104,11 @@ def _tune(
     aside: str,
 ) -> None:
     from ray import tune
-    from ray.util.queue import Queue
 
     halving = _halving(plan, ledger)
     memory = Memory(plan.sweep, plan.space, ledger.events)
     search = Search(plan, ledger, memory, halving.stopped if halving else {}, told, teller.say)
-    news = Queue(actor_options={"num_cpus": 0})
+    news = queue_here()
     watch = Watch(news, patience, teller)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(work, news=news), _resources(plan.setting, room)),

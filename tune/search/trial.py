@@ -3,23 +3,20 @@
 import gc
 import json
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
 from cluster.side_by_side import Ticks
 from mergenet.config import InputError
-from mergenet.training.files import has_begun, is_being_written, read_result
+from mergenet.training.files import read_result, wait_until_free
 from mergenet.training.run import Stopped, execute
 from mergenet.training.spec import RunSpec
 
 EPOCH, VALUE, STATE, REASON = "epoch", "value", "state", "reason"
 """What is reported: the trial's own epoch and its figure; with the last report how it ended, and why."""
-PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -117,17 +114,10 @@ def _outcome(task: Task, reporter: ToTune) -> tuple[str, str | None]:
 
 
 def _train(task: Task, reporter: ToTune) -> None:
-    _wait_for(task.spec.folder)
+    wait_until_free(task.spec.folder)
     if task.workers == 1:
         execute(task.spec, reporter)
         return
-    from cluster.launch import launch
+    from cluster.launch import train_together
 
-    launch(task.spec, task.workers, reporter)
-
-
-def _wait_for(folder: Path) -> None:
-    """A worker whose driver was killed holds its record for a moment longer."""
-    end = time.monotonic() + PATIENCE_S
-    while has_begun(folder) and is_being_written(folder) and time.monotonic() < end:
-        time.sleep(0.2)
+    train_together(task.spec, task.workers, reporter)
