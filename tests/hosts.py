@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -84,14 +85,16 @@ class Host:
     first: psutil.Process
     switch: psutil.Process
 
-    def begin(self, *words: str, folder: Path = CODE, **variables: str) -> "subprocess.Popen[str]":
+    def begin(
+        self, *words: str, folder: Path = CODE, output: int | IO[str] = subprocess.PIPE
+    ) -> "subprocess.Popen[str]":
         """Starts a command there; what is returned may be killed, and the command with it."""
         into = [*_into(self.first, "--net", "--uts", "--mount", "--pid"), f"--wd={folder}"]
         return subprocess.Popen(
             [*into, "setpriv", "--pdeathsig", "KILL", "--", *words],
-            env={"PATH": os.environ["PATH"], **ENVIRONMENT, **variables},
+            env={"PATH": os.environ["PATH"], **ENVIRONMENT},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
         )
@@ -100,10 +103,6 @@ class Host:
         """Starts a node of Ray there; the command ends when it is up."""
         own = ["--node-ip-address", self.address, "--object-store-memory", "100000000"]
         return self.begin(str(Path(sys.executable).with_name("ray")), "start", *words, *own)
-
-    def processes(self, word: str) -> list[psutil.Process]:
-        """Those there that have `word` in their command line."""
-        return [process for process in self.first.children(recursive=True) if word in _command_line(process)]
 
     def cut(self) -> None:
         """Pulls its cable: nothing comes or goes, and nobody is told."""
@@ -180,10 +179,3 @@ def _ip(of: psutil.Process, words: str) -> None:
 
 def _into(of: psutil.Process, *kinds: str) -> list[str]:
     return ["nsenter", f"--target={of.pid}", *kinds]
-
-
-def _command_line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # it has just ended
-        return ""
