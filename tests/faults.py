@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ LONG: dict[str, Any] = merge(
     Experiment,
     SMALL,
     {
-        "training": {"epochs": 20, "batch_size": 700},
+        "training": {"epochs": 12, "batch_size": 700},
         "checkpoint": {"every": 3},
         "transfers": {"main": {"span": "cycle"}},
     },
@@ -34,7 +35,7 @@ LONG: dict[str, Any] = merge(
 """An epoch is one tick, so that the record knows each; and a long one, for each is followed by a validation."""
 
 SWEEP = {
-    "change": {"training.epochs": 10, "training.batch_size": 700, "checkpoint.every": 3},
+    "change": {"training.epochs": 9, "training.batch_size": 700, "checkpoint.every": 3},
     "budget": {"trials": 3},
 }
 
@@ -127,6 +128,13 @@ class Cluster:
         (record,) = (runs / "small").iterdir()
         return driver, record
 
+    def writer_at(self, tick: int, driver: Command, record: Path) -> Writer:
+        """Who writes a record, once so many ticks are done."""
+        driver.until(lambda: ticks(record) >= tick)
+        writer = self.writer(record)
+        assert writer is not None
+        return writer
+
     def writer(self, record: Path) -> Writer | None:
         """Who writes a record now."""
         for node in self.nodes:
@@ -203,6 +211,16 @@ def strike(record: Path, fault: Callable[[], None], name: str, within: float = 1
 
 
 # --- processes ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def paused(process: psutil.Process) -> Iterator[None]:
+    """Inside, it does nothing: what is waited for there comes before its next tick."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
 
 
 def below(first: psutil.Process, word: str) -> list[psutil.Process]:

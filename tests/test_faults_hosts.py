@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,9 +9,20 @@ import pytest
 
 from mergenet.training.files import is_being_written
 from tests.compare import assert_runs_equal
-from tests.faults import STRUCK, Cluster, Command, again_alone, below, resumed, strike, ticks, train_here, wait_until
+from tests.faults import (
+    STRUCK,
+    Cluster,
+    Command,
+    again_alone,
+    below,
+    paused,
+    resumed,
+    strike,
+    train_here,
+    wait_until,
+)
 from tests.hosts import Host, Hosts, head_on, hosts, join, lacking
-from tests.mirrors import recorded, sent
+from tests.mirrors import recorded, sent, sent_if_there
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=f"hosts in namespaces: {lacking()}")
 
@@ -68,7 +78,8 @@ def store(plugs: Hosts) -> tuple[Host, str, str]:
     own = ["--backend-store-uri", database, "--artifacts-destination", str(plugs.folder / "artifacts")]
     words = ["-m", "mlflow", "server", "--host", host.address, "--workers", "1", *own]
     host.begin(sys.executable, *words, folder=plugs.folder, output=subprocess.DEVNULL)
-    wait_until(lambda: host.begin("bash", "-c", f": < /dev/tcp/{host.address}/5000").wait(10) == 0)
+    knock = ["bash", "-c", f": < /dev/tcp/{host.address}/5000"]
+    wait_until(lambda: host.begin(*knock, output=subprocess.DEVNULL).wait(10) == 0)
     return host, f"http://{host.address}:5000", database
 
 
@@ -77,10 +88,13 @@ def test_a_run_on_two_hosts_equals_one_on_one_though_mlflow_was_away(
 ) -> None:
     """Nothing that was recorded lacks in MLflow in the end, by itself."""
     host, uri, database = store
-    host.cut()
     driver, record = cluster.train(runs, "--mlflow", uri)
     assert cluster.workers() == [0, 1, 1]
-    driver.until(lambda: f"MLflow at {uri} is away" in driver.said)
+    with paused(cluster.writer_at(1, driver, record).process):
+        driver.until(lambda: bool(sent_if_there(record, database)))
+        host.cut()
+    with paused(cluster.writer_at(STRUCK, driver, record).process):
+        driver.until(lambda: f"MLflow at {uri} is away" in driver.said)
     host.mend()
     driver.end()
     assert_runs_equal(record, undisturbed)
@@ -91,9 +105,7 @@ def test_a_run_on_two_hosts_equals_one_on_one_though_mlflow_was_away(
 def test_a_run_goes_on_from_its_checkpoint(cluster: Cluster, undisturbed: Path, runs: Path, fault: str) -> None:
     """What is struck writes the record: the other nodes must find its checkpoints, and the record free."""
     driver, record = cluster.train(runs)
-    driver.until(lambda: ticks(record) >= STRUCK)
-    writer = cluster.writer(record)
-    assert writer is not None
+    writer = cluster.writer_at(STRUCK, driver, record)
     faults = {"worker killed": writer.process.kill, "network cut": writer.node.cut, "node killed": writer.node.kill}
     strike(record, faults[fault], f"{fault}, hosts")
     driver.end()
@@ -102,13 +114,12 @@ def test_a_run_goes_on_from_its_checkpoint(cluster: Cluster, undisturbed: Path, 
 
 def test_a_run_whose_driver_is_killed_is_resumed(cluster: Cluster, undisturbed: Path, runs: Path) -> None:
     driver, record = cluster.train(runs)
-    driver.until(lambda: ticks(record) >= STRUCK)
+    cluster.writer_at(STRUCK, driver, record)
     again: list[Command] = []
 
     def kill_and_begin_again() -> None:
         driver.kill()
-        while is_being_written(record):
-            time.sleep(0.1)
+        wait_until(lambda: not is_being_written(record))
         again.append(cluster.mergenet("train", "--resume", str(record)))
 
     strike(record, kill_and_begin_again, "driver killed, hosts")
@@ -119,7 +130,7 @@ def test_a_run_whose_driver_is_killed_is_resumed(cluster: Cluster, undisturbed: 
 def test_a_sweep_fills_three_hosts_and_goes_on_without_one(cluster: Cluster, runs: Path, tmp_path: Path) -> None:
     driver, writers = cluster.sweep(runs)
     record, writer = writers.popitem()
-    driver.until(lambda: ticks(record) >= STRUCK)
+    cluster.writer_at(STRUCK, driver, record)
     strike(record, writer.node.cut, "network cut, a trial on hosts")
     driver.end()
     assert len(list(runs.glob("tiny/*/result.json"))) == 3 and not any(map(resumed, writers))

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.compare import assert_runs_equal
-from tests.faults import STRUCK, Cluster, again_alone, strike, ticks, train_here
+from tests.faults import STRUCK, Cluster, again_alone, strike, train_here
 from tests.nodes import address_of, nodes_on_loopback
 
 
@@ -69,15 +69,9 @@ def runs(cluster: Cluster, request: pytest.FixtureRequest) -> Path:
     return cluster.folder / request.node.name
 
 
-def test_a_run_on_two_nodes_equals_one_on_one_though_a_worker_is_killed(
-    cluster: Cluster, runs: Path, tmp_path: Path
-) -> None:
+def test_a_run_on_two_nodes_equals_one_on_one(cluster: Cluster, runs: Path, tmp_path: Path) -> None:
     driver, record = cluster.train(runs)
     assert cluster.workers() == [0, 1, 1]
-    driver.until(lambda: ticks(record) >= STRUCK)
-    writer = cluster.writer(record)
-    assert writer is not None
-    strike(record, writer.process.kill, "worker killed, nodes")
     driver.end()
     assert_runs_equal(record, train_here(tmp_path))
 
@@ -85,7 +79,7 @@ def test_a_run_on_two_nodes_equals_one_on_one_though_a_worker_is_killed(
 def test_a_sweep_fills_three_nodes_and_goes_on_without_one(cluster: Cluster, runs: Path, tmp_path: Path) -> None:
     driver, writers = cluster.sweep(runs)
     record = next(record for record, writer in writers.items() if writer.node is not cluster.nodes[0])
-    driver.until(lambda: ticks(record) >= STRUCK)
+    cluster.writer_at(STRUCK, driver, record)
     strike(record, writers[record].node.kill, "node killed, a trial on nodes")
     driver.end()
     assert len(list(runs.glob("tiny/*/result.json"))) == 3
