@@ -104,7 +104,7 @@ def on_trainer(config: Mapping[str, str], news: Any) -> None:
     from cluster.launch import launch
 
     task = Task.from_config(config)
-    launch(task.spec, 1, ToTune(task, 1, news))
+    launch(task.spec, (1,), ToTune(task, 1, news))
     tune.report({EPOCH: 1, STATE: "finished", REASON: None})
 
 

@@ -8,11 +8,10 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.checks import counted
 from cluster.nodes import queue_here
 from cluster.session import check_fits, session
 from cluster.trust import check_cluster
@@ -22,33 +21,37 @@ from mergenet.training.files import wait_until_free
 from mergenet.training.record import Record
 from mergenet.training.reporter import Reporter
 from mergenet.training.run import execute, unfinished
+from mergenet.training.sizes import among
 from mergenet.training.spec import RunSpec
 
 MAX_FAILURES = 3
 REPORT_EVERY_S = 0.25
 
 
-def launch(spec: RunSpec, workers: int, reporter: Reporter) -> None:
-    """Trains `spec` on `workers` processes of Ray's; returns when the run has finished.
+def launch(spec: RunSpec, sizes: Sequence[int], reporter: Reporter) -> None:
+    """Trains `spec` on as many processes of Ray's as one of `sizes` says; returns when the run has finished.
+
+    Args:
+        sizes: how many there may be, ascending: of several the largest that there is room for, then and later.
 
     Raises:
         InputError: more workers than fit, a cluster that is not fit, or what the workers found wrong.
         RuntimeError: the run failed; its record says why.
     """
-    check_fits(workers, spec.device)
-    reporter.say(f"starting {counted(workers, 'worker')} on Ray")
+    check_fits(sizes[0], spec.device)
+    reporter.say(f"starting {among(sizes)} worker{'' if sizes[-1] == 1 else 's'} on Ray")
     with session():
         check_cluster(spec.folder.parents[1], spec.data)
         Record(spec.folder).close()  # refuses a folder that cannot be written, or that another process writes
-        train_together(spec, workers, reporter)
+        train_together(spec, sizes, reporter)
 
 
-def train_together(spec: RunSpec, workers: int, reporter: Reporter) -> None:
+def train_together(spec: RunSpec, sizes: Sequence[int], reporter: Reporter) -> None:
     """The same inside a session, on a cluster that has been looked at."""
     try:
         # Ray wants a folder of its own; nothing of ours lies there, the run's checkpoints are in its record.
         with tempfile.TemporaryDirectory(prefix="mergenet-ray-", ignore_cleanup_errors=True) as storage:
-            _fit(spec, workers, reporter, storage)
+            _fit(spec, sizes, reporter, storage)
     except BaseException as error:
         _record_end(spec, error)
         raise
@@ -62,17 +65,19 @@ def _record_end(spec: RunSpec, error: BaseException) -> None:
     record.close()
 
 
-def _fit(spec: RunSpec, workers: int, reporter: Reporter, storage: str) -> None:
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+def _fit(spec: RunSpec, sizes: Sequence[int], reporter: Reporter, storage: str) -> None:
+    from ray.train import FailureConfig, LoggingConfig, RunConfig
+    from ray.train.torch import TorchConfig
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     news = queue_here()
-    trainer = TorchTrainer(
-        _work,
+    gpu = spec.device == "cuda"
+    trainer = _trainer(
+        sizes,
+        gpu,
+        train_loop_per_worker=_work,
         train_loop_config={"spec": spec.as_plain(), "news": news},
-        torch_config=TorchConfig(backend="nccl" if spec.device == "cuda" else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=spec.device == "cuda"),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RunConfig(
             name="train",
             storage_path=storage,
@@ -88,6 +93,17 @@ def _fit(spec: RunSpec, workers: int, reporter: Reporter, storage: str) -> None:
     finally:
         news.shutdown()
     _raise_refused(result.return_value)
+
+
+def _trainer(sizes: Sequence[int], gpu: bool, **others: Any) -> Any:
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    if len(sizes) == 1:
+        return TorchTrainer(**others, scaling_config=ScalingConfig(num_workers=sizes[0], use_gpu=gpu))
+    from cluster.elastic import ElasticTrainer
+
+    return ElasticTrainer(sizes, gpu, **others)
 
 
 def _raise_refused(outcome: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from mergenet.config import InputError
 from mergenet.experiment import Experiment, load_experiment
 from mergenet.jobs import prepare, prepare_resume, resolve_device, train
 from mergenet.training import ranks
@@ -69,7 +70,7 @@ def run(
     seed: int = 0,
     data: Mapping[str, str | Path] | None = None,
     runs: str | Path = "runs",
-    workers: int = 1,
+    workers: int | tuple[int, int] = 1,
     device: str = "auto",
     threads: int = 1,
     mlflow: str = "auto",
@@ -83,7 +84,7 @@ def run(
         seed: of weights, order, augmentation and dropout.
         data: name of a data set -> its folder; what is left out is looked for in `$MERGENET_DATA` (else `data`).
         runs: folder of all records.
-        workers: processes that share each batch, on Ray Train above 1.
+        workers: processes that share each batch, on Ray Train above 1; (MIN, MAX) where their number may change.
         device: auto (a GPU where there is one), cpu or cuda.
         threads: torch's a process on a CPU; another number may round differently.
         mlflow: where the record is mirrored to: a tracking URI, `off`, or `auto` (`$MERGENET_MLFLOW`, else
@@ -97,7 +98,7 @@ def run(
     device = resolve_device(device)
     with ranks.process_group(ranks.own_device(device)):
         paths = {name: str(path) for name, path in (data or {}).items()}
-        job = prepare(experiment, paths, Path(runs), seed, workers, device, threads, allow_code)
+        job = prepare(experiment, paths, Path(runs), seed, _range(workers), device, threads, allow_code)
         train(job, mlflow, Silent() if quiet else Terminal())
     return Run(job.spec.folder)
 
@@ -106,11 +107,15 @@ def resume(
     folder: str | Path,
     *,
     data: Mapping[str, str | Path] | None = None,
+    workers: int | tuple[int, int] | None = None,
     mlflow: str = "auto",
     allow_code: bool = False,
     quiet: bool = False,
 ) -> Run:
-    """Goes on with the run recorded in `folder`, with the workers, threads and device it began with.
+    """Goes on with the run recorded in `folder`, with the threads and device it began with.
+
+    Args:
+        workers: None for as many as it had last; with another number the run is marked.
 
     Raises:
         InputError: no such record, or experiment, data or weights are not those the run began with.
@@ -118,9 +123,17 @@ def resume(
     manifest = read_manifest(Path(folder))
     with ranks.process_group(ranks.own_device(manifest["device"])):
         paths = {name: str(path) for name, path in (data or {}).items()}
-        job = prepare_resume(Path(folder), paths, manifest["device"], manifest["world_size"], allow_code)
+        wanted = None if workers is None else _range(workers)
+        job = prepare_resume(Path(folder), paths, manifest["device"], wanted, allow_code)
         train(job, mlflow, Silent() if quiet else Terminal())
     return Run(job.spec.folder)
+
+
+def _range(workers: int | tuple[int, int]) -> range:
+    least, most = (workers, workers) if isinstance(workers, int) else workers
+    if not 1 <= least <= most:
+        raise InputError(f"workers={workers}: a number from 1 on, or (MIN, MAX) of two of them")
+    return range(least, most + 1)
 
 
 def read_run(folder: str | Path) -> Run:

@@ -15,11 +15,12 @@ from mergenet.experiment import Experiment
 from mergenet.models import check_code, names_code
 from mergenet.training import ranks
 from mergenet.training.export import export_model
-from mergenet.training.files import has_begun, is_being_written, read_json, read_result, shown
+from mergenet.training.files import has_begun, is_being_written, read_json, read_result, shown, world_sizes
 from mergenet.training.plan import Plan, make_plan
 from mergenet.training.record import read_experiment, read_manifest, run_folder
 from mergenet.training.reporter import Reporter
 from mergenet.training.run import execute
+from mergenet.training.sizes import among, exactly, sizes_among
 from mergenet.training.spec import RunSpec, data_of, locate_data, origins_from_plain
 
 
@@ -28,12 +29,13 @@ class Job:
     """A checked run, ready to train.
 
     Attributes:
+        sizes: how many workers it may have, ascending; one number, unless it may change on the way.
         resumed: whether it goes on with a record, whatever state that is in.
     """
 
     spec: RunSpec
     plan: Plan
-    workers: int
+    sizes: tuple[int, ...]
     resumed: bool = False
 
 
@@ -53,12 +55,15 @@ def prepare(
     paths: Mapping[str, str],
     runs: Path,
     seed: int,
-    workers: int,
+    workers: range,
     device: str,
     threads: int,
     allow_code: bool,
 ) -> Job:
     """A run of `experiment`, checked; its folder is named but not made.
+
+    Args:
+        workers: how many it may have.
 
     Raises:
         InputError: whatever does not fit.
@@ -66,13 +71,19 @@ def prepare(
     _check_code(experiment, allow_code)
     experiment = _with_absolute_weights(experiment)
     located = locate_data([experiment], paths)
-    plan = make_plan(experiment, seed, data_of(experiment, located), workers)
+    several = f"--workers {workers[0]}-{workers[-1]}"
+    sizes = sizes_among(experiment, workers, several) if len(workers) > 1 else tuple(workers)
+    data = data_of(experiment, located)
+    *_, plan = (make_plan(experiment, seed, data, size) for size in sizes)
     folder = run_folder(runs, experiment.name, plan.hash, seed).absolute()
-    return Job(RunSpec(experiment, seed, located, folder, device, threads), plan, workers)
+    return Job(RunSpec(experiment, seed, located, folder, device, threads), plan, sizes)
 
 
-def prepare_resume(folder: Path, paths: Mapping[str, str], device: str, workers: int, allow_code: bool) -> Job:
+def prepare_resume(folder: Path, paths: Mapping[str, str], device: str, workers: range | None, allow_code: bool) -> Job:
     """The recorded run in `folder`, checked to be the one that began there.
+
+    Args:
+        workers: how many it may go on with; None for as many as it had last.
 
     Raises:
         InputError: it is not, or whatever else does not fit.
@@ -82,15 +93,15 @@ def prepare_resume(folder: Path, paths: Mapping[str, str], device: str, workers:
     recorded = {name: entry["path"] for name, entry in manifest["data"].items() if entry["path"]}
     located = locate_data([experiment], {**recorded, **paths})
     origins = origins_from_plain(manifest.get("origins", {}))
-    plan = make_plan(experiment, manifest["seed"], data_of(experiment, located), workers, origins)
+    sizes = sizes_among(experiment, workers or exactly(world_sizes(manifest)[-1]), f"--resume {folder}")
+    data = data_of(experiment, located)
+    *_, plan = (make_plan(experiment, manifest["seed"], data, size, origins) for size in sizes)
     if plan.hash != manifest["hash"]:
         raise InputError(
             f"--resume {folder}: experiment, data, weights or numerics differ from those the run began with"
         )
-    if workers != manifest["world_size"]:
-        raise InputError(f"--resume {folder}: began with --workers {manifest['world_size']}; go on with as many")
     spec = RunSpec(experiment, manifest["seed"], located, folder.absolute(), device, manifest["threads"], origins)
-    return Job(spec, plan, workers, resumed=True)
+    return Job(spec, plan, sizes, resumed=True)
 
 
 def _check_code(experiment: Experiment, allow_code: bool) -> None:
@@ -122,7 +133,7 @@ def train(job: Job, mlflow: str, reporter: Reporter, cluster: bool = False) -> b
     if found:
         return False
     with _mirrored(job, mlflow, reporter):
-        if cluster or (job.workers > 1 and not ranks.launched_by_torchrun()):
+        if cluster or (job.sizes[-1] > 1 and not ranks.launched_by_torchrun()):
             _launch(job, reporter)
         else:
             execute(job.spec, reporter)
@@ -148,15 +159,15 @@ def _found(job: Job) -> bool | str:
 def _made_otherwise(job: Job) -> str | None:
     """A line where the finished run was made with other workers, threads or device than are asked for."""
     begun, folder = read_manifest(job.spec.folder), shown(job.spec.folder)
-    wanted = {
-        "world_size": ("--workers", job.workers),
-        "threads": ("--threads", job.spec.threads),
-        "device": ("--device", job.spec.device),
+    wanted: dict[str, tuple[str, tuple[int | str, ...]]] = {
+        "world_size": ("--workers", job.sizes),
+        "threads": ("--threads", (job.spec.threads,)),
+        "device": ("--device", (job.spec.device,)),
     }
-    for key, (option, value) in wanted.items():
-        if begun[key] != value:
+    for key, (option, values) in wanted.items():
+        if begun[key] not in values:
             return (
-                f"{folder} holds this run finished with {option} {begun[key]}, and this asks for {value}: "
+                f"{folder} holds this run finished with {option} {begun[key]}, and this asks for {among(values)}: "
                 f"add {option} {begun[key]} to see it, or choose other --runs"
             )
     return None
@@ -220,4 +231,4 @@ def _launch(job: Job, reporter: Reporter) -> None:
             "--workers above 1 needs Ray, which is not installed: pip install 'ray[train]', "
             "or torchrun --nproc-per-node N -m mergenet train ..."
         ) from None
-    launch(job.spec, job.workers, reporter)
+    launch(job.spec, job.sizes, reporter)

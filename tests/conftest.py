@@ -5,9 +5,10 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from mergenet.models import find_model
 
 REAL = Path(os.environ.get("MERGENET_DATA") or "data").absolute()
 """Where real data lies."""
+RAY_IS_FREE_WITHIN_S = 1200.0
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +40,19 @@ def only_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
     with (shared / "ray.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        give_up = time.monotonic() + RAY_IS_FREE_WITHIN_S
+        while not _locked(lock):
+            assert time.monotonic() < give_up, "another file of tests has not let go of its Ray"
+            time.sleep(0.5)
         yield
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @pytest.fixture(autouse=True)

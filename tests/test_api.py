@@ -22,6 +22,7 @@ from mergenet.training.plan import make_plan
 from mergenet.training.record import Record
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
+from mergenet.training.sizes import exactly
 from mergenet.training.spec import RunSpec
 from tests.compare import assert_equal, assert_runs_equal, final_state
 from tests.conftest import SMALL
@@ -102,7 +103,7 @@ def test_an_unfinished_run_is_left_alone_and_resumed_as_it_began(tmp_path: Path)
         execute(RunSpec(experiment, 3, {}, folder, threads=2), StopAt(3))
     with pytest.raises(InputError, match="holds this run unfinished: go on with --resume"):
         run(experiment, seed=3, threads=2, runs=tmp_path / "cut", quiet=True)
-    cells = jobs.prepare_resume(folder, {}, "cpu", 1, False).plan.cells
+    cells = jobs.prepare_resume(folder, {}, "cpu", None, False).plan.cells
     torch.set_num_threads(1)
     assert resume(folder, quiet=True).folder == folder
     assert torch.get_num_threads() == 2 and cells == whole.manifest["cells"]
@@ -136,7 +137,14 @@ def test_a_file_of_weights_is_found_from_everywhere_once_a_run_is_prepared(
     monkeypatch.chdir(tmp_path)
     save_file(find_model("resnet18-narrow").build(10).state_dict(), "w.safetensors")
     job = jobs.prepare(
-        load_experiment(SMALL, {"learners.source.weights": "w.safetensors"}), {}, Path("runs"), 0, 1, "cpu", 1, False
+        load_experiment(SMALL, {"learners.source.weights": "w.safetensors"}),
+        {},
+        Path("runs"),
+        0,
+        exactly(1),
+        "cpu",
+        1,
+        False,
     )
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -257,7 +265,7 @@ class Noting(Silent):
 def mirrored_nowhere(runs: Path) -> list[str]:
     """What one rank says of MLflow, which is away."""
     os.environ["WORLD_SIZE"] = str(ranks.world())
-    job = jobs.prepare(load_experiment(SMALL), {}, runs, 0, ranks.world(), "cpu", 1, False)
+    job = jobs.prepare(load_experiment(SMALL), {}, runs, 0, exactly(ranks.world()), "cpu", 1, False)
     noting = Noting()
     assert jobs.train(job, "http://127.0.0.1:9", noting)
     return [line for line in noting.lines if "MLflow" in line]

@@ -264,6 +264,20 @@ def test_an_unfinished_run_is_refused_with_how_to_go_on(mergenet: Mergenet, trai
     assert stamps(trained) == before
 
 
+def test_the_same_command_goes_on_with_what_it_began_where_it_is_told_to(mergenet: Mergenet, trained: Path) -> None:
+    """What a scheduler starts again is the command as it was."""
+    expected = read_json(trained / "result.json")["learners"]
+    (trained / "result.json").unlink()
+    code, _, err = mergenet(*SMALL_RUN, "--continue")
+    assert code == 0 and "epoch 1" not in err, "it does not begin anew"
+    assert read_json(trained / "result.json")["learners"] == expected
+    code, _, err = mergenet(*SMALL_RUN, "--continue")
+    assert code == 0 and "finished before" in err
+    shutil.rmtree(trained)
+    code, _, err = mergenet(*SMALL_RUN, "--continue")
+    assert code == 0 and "epoch 1" in err, "there is nothing yet"
+
+
 def test_a_run_that_lost_its_end_goes_on_from_its_checkpoint(mergenet: Mergenet, trained: Path) -> None:
     """All ticks are in the checkpoint: what is left is the test split and the result."""
     expected = read_json(trained / "result.json")["learners"]
@@ -284,9 +298,9 @@ def test_resume_refuses_a_run_whose_experiment_was_changed(mergenet: Mergenet, t
     assert err == f"mergenet: --resume {trained}: {line}\n"
 
 
-def test_resume_refuses_another_number_of_workers(mergenet: Mergenet, trained: Path) -> None:
-    code, _, err = mergenet("train", "--resume", str(trained), "--device", "cpu", "--workers", "2")
-    assert (code, err) == (2, f"mergenet: --resume {trained}: began with --workers 1; go on with as many\n")
+def test_resume_refuses_workers_over_which_a_batch_cannot_be_cut(mergenet: Mergenet, trained: Path) -> None:
+    code, _, err = mergenet("train", "--resume", str(trained), "--device", "cpu", "--workers", "3")
+    assert code == 2 and err.startswith(f"mergenet: --resume {trained}: batches (")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def train(folder: Path) -> None:
 
 def test_two_workers_end_as_two_ranks_without_ray(tmp_path: Path, undisturbed: Path) -> None:
     heard = Listening()
-    launch(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), 2, heard)
+    launch(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), (2,), heard)
     assert_runs_equal(tmp_path / "run", undisturbed)
     assert read_json(tmp_path / "run" / "manifest.json")["world_size"] == 2
     assert heard.started == [(30, 0)] and heard.ticks and len(heard.said) == 1 + 6
@@ -77,7 +77,7 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, undisturbed: Path) -> N
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker, args=(folder, killed))
     killer.start()
-    launch(RunSpec(EXPERIMENT, 0, {}, folder), 2, heard)
+    launch(RunSpec(EXPERIMENT, 0, {}, folder), (2,), heard)
     killer.join()
     assert killed, "no worker was killed"
     assert len(heard.started) == 2 and heard.started[1][1] >= 2, "it went on from a checkpoint"
@@ -107,13 +107,13 @@ def is_training(process: psutil.Process) -> bool:
 def test_bad_input_that_only_a_worker_sees_comes_back_as_one_line(tmp_path: Path) -> None:
     record = Record(tmp_path / "run")
     with pytest.raises(InputError, match="another process is writing this run"):
-        launch(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), 2, Silent())
+        launch(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), (2,), Silent())
     record.close()
 
 
 def test_more_workers_than_processors_are_refused_before_ray_waits_for_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--workers 1000: this machine has \d+ processors"):
-        launch(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), 1000, Silent())
+        launch(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), (1000,), Silent())
     assert not (tmp_path / "run").exists()
 
 

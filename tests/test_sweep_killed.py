@@ -84,9 +84,8 @@ def test_a_killed_sweep_goes_on_as_if_it_had_not_been(call: Call, tmp_path: Path
     driver.wait()
     code, _, err = call("sweep", path, "--concurrent", "1", "--runs", str(killed / "runs"))
     assert code == 2 and "1 trial that did not end: go on with --resume" in err
-    code, _, err = call(
-        "sweep", "--resume", "tiny", "--concurrent", "1", "--runs", str(killed / "runs"), "--mlflow", store
-    )
+    again = [path, "--continue", "--concurrent", "1"]
+    code, _, err = call("sweep", *again, "--runs", str(killed / "runs"), "--mlflow", store)
     assert code == 0, err
     one, other = log_in(whole), log_in(killed)
     assert one is not None and other is not None

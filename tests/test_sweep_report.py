@@ -313,7 +313,14 @@ def test_the_trials_come_back_from_parquet_with_their_types(tmp_path: Path) -> N
     assert first == {
         **{"sweep": "by-hand", "number": 0, "state": "finished", "reason": None, "target.top1": 51.5},
         **{CYCLE: 3, LR: 1e-3, FORM: "paper", heads: 4, mixed: "64"},
-        **{"run": "00000000-s0", "seconds": 12.5, "epoch": 2, "last": 51.5, "command": log.command(trials[0])},
+        **{
+            "run": "00000000-s0",
+            "workers": None,
+            "seconds": 12.5,
+            "epoch": 2,
+            "last": 51.5,
+            "command": log.command(trials[0]),
+        },
     }
     assert (second["state"], second["reason"], second["target.top1"]) == ("stopped", "stopped, as it had to be", None)
     assert (second["epoch"], second["last"], second[mixed], second["seconds"]) == (2, 31.25, "true", None)

@@ -1,12 +1,12 @@
 """From finished runs to a table: figures by seed, checked to be whole and paired, and compared."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 from mergenet.config import InputError
-from mergenet.training.files import shown
+from mergenet.training.files import in_turn, shown, world_sizes
 from tune.cells import TablePlan
 from tune.evidence import Evidence
 from tune.results import Entry, Figure, Protocol, Results
@@ -110,6 +110,7 @@ class _Reader:
         self._command = command
         self._keys = plan.cells()
         self._paper = paper_figures(plan.table)
+        self._usual = _usual_workers(used.values())
 
     def entry(self, arm: str, column: str) -> Entry:
         """What an arm came to in a column."""
@@ -169,7 +170,18 @@ class _Reader:
         stopped = [str(seed) for seed, cell in cells.items() if self._stopped(cell)]
         if stopped:
             notes.append(f"a transfer stopped before the end in seed{'s'[: len(stopped) - 1]} {', '.join(stopped)}")
-        return notes
+        return [*notes, *self._other_workers(cells)]
+
+    def _other_workers(self, cells: Mapping[int, tuple[str, str, int]]) -> Iterator[str]:
+        """Runs whose workers changed on the way, or are not as many as most runs of the table have."""
+        found: dict[str, list[str]] = {}
+        for seed, cell in cells.items():
+            workers = _workers(self._used[cell])
+            if workers != self._usual:
+                found.setdefault(workers, []).append(str(seed))
+        for workers, seeds in found.items():
+            what = "worker" if workers == "1" else "workers"
+            yield f"trained by {workers} {what} in seed{'s'[: len(seeds) - 1]} {', '.join(seeds)}"
 
     def _stopped(self, cell: tuple[str, str, int]) -> bool:
         """Whether a transfer into this very learner stopped while the learner went on."""
@@ -180,6 +192,16 @@ class _Reader:
             end["stopped_at"] is not None and transfers[name]["to"].partition(".")[0] == learner
             for name, end in evidence.result["transfers"].items()
         )
+
+
+def _workers(evidence: Evidence) -> str:
+    return in_turn(world_sizes(evidence.manifest))
+
+
+def _usual_workers(used: Iterable[Evidence]) -> str | None:
+    """How many workers most runs have; None where the workers of each changed."""
+    fixed = [_workers(one) for one in {one.name: one for one in used}.values() if len(world_sizes(one.manifest)) == 1]
+    return Counter(fixed).most_common(1)[0][0] if fixed else None
 
 
 def _best_on_test(evidence: Evidence, learner: str, selects: str) -> dict[str, float]:
@@ -290,6 +312,6 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
         "device": manifest["device"],
         "hardware": hardware["gpu"] or hardware["machine"],
         "threads": str(manifest["threads"]),
-        "world size": str(manifest["world_size"]),
+        "world size": in_turn(world_sizes(manifest)),
         "commit": (manifest["commit"] or "unknown")[:8] + ("+changes" if "+" in (manifest["commit"] or "") else ""),
     }

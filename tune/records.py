@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergenet.training.files import is_being_written, read_json, read_result
+from mergenet.training.files import in_turn, is_being_written, read_json, read_result, world_sizes
 from tune.files import Lines, check_record, hash_of, milliseconds, params, tags_of
 from tune.store import alone, artifacts_beside, check_uri, connect, find_experiment, find_run, reaching, require_mlflow
 
@@ -176,8 +176,10 @@ class Mirror:
             self._client.set_tag(self.run_id, "mergenet.artifacts.model", mark)
 
     def mark(self, status: str) -> None:
-        """Says in MLflow that the run is running, or how it ended."""
+        """Says in MLflow that the run is running, or how it ended, and how many workers trained it so far."""
         self._client.set_tag(self.run_id, "mergenet.status", status)
+        sizes = world_sizes(read_json(self.folder / "manifest.json"))
+        self._client.set_tag(self.run_id, "mergenet.world_sizes", in_turn(sizes))
         if status == "running":
             self._client.update_run(self.run_id, STATUS[status])
         else:

@@ -44,7 +44,8 @@ class Entry:
         comparison: with the baseline, paired by seed; None where there is nothing to compare.
         primary: whether the comparison is one of those the table is made for.
         standing: `best` of its column, `tied` where it cannot be told from the best.
-        notes: what a reader must know of it: missing seeds, diverged learners, transfers that stopped.
+        notes: what a reader must know of it: missing seeds, diverged learners, transfers that stopped, other
+            numbers of workers.
     """
 
     figures: Mapping[int, Figure]

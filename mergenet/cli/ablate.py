@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--mlflow", default="auto", metavar="URI", help="Where it is mirrored to, or `off`.  [default: SQLite in --runs]"
 )
-@click.option("--resume", is_flag=True, help="Goes on with runs that stopped before their end.")
+@click.option("--resume", "--continue", "resume", is_flag=True, help="Goes on with runs that stopped before their end.")
 @click.option("--dry-run", is_flag=True, help="Says what is there and what would run, and trains nothing.")
 def ablate(
     options: TableOptions,
@@ -66,7 +66,7 @@ def ablate(
             print_ablation(ablation, most)
             return
         ablation.check_free(resume)
-        again = [word for word in sys.argv[1:] if word != "--resume"]
+        again = [word for word in sys.argv[1:] if word not in ("--resume", "--continue")]
         failed = train_cells(ablation, most, mlflow, shlex.join([*own_name(), *again, "--resume"]))
     _print(options, plan)
     if failed:

@@ -14,6 +14,7 @@ from mergenet.jobs import Job, prepare
 from mergenet.training.amounts import amounts_of
 from mergenet.training.files import read_result
 from mergenet.training.probe import PROBE_S, Probe, ProbeFailed, probes
+from mergenet.training.sizes import exactly
 from mergenet.training.spec import RunSpec, data_of
 from tune.forecast.alike import Alike, alike
 from tune.forecast.forecast import A_PROBE_S, Forecast, Line, crowding, measured
@@ -131,7 +132,7 @@ def _jobs(asked: Asked) -> list[Job]:
     from mergenet.experiment import load_experiment
 
     experiment, paths = load_experiment(asked.named, asked.overrides), read_paths(asked.data)
-    setting = (asked.workers, asked.device, asked.threads, asked.allow_code)
+    setting = (exactly(asked.workers), asked.device, asked.threads, asked.allow_code)
     return [prepare(experiment, paths, asked.runs, seed, *setting) for seed in range(asked.seeds or 1)]
 
 

@@ -1,6 +1,6 @@
 """What the commands print: tables, the plan before a run, the figures after it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -12,9 +12,10 @@ from mergenet.config import as_yaml
 from mergenet.experiment import Experiment
 from mergenet.method.edges import DistillOptions, Edge, Lesson
 from mergenet.training.ends import TransferPlan
-from mergenet.training.files import read_json, shown
+from mergenet.training.files import in_turn, read_json, shown, world_sizes
 from mergenet.training.plan import Plan
 from mergenet.training.reporter import Unbreakable
+from mergenet.training.sizes import among
 from mergenet.training.spec import RunSpec
 from mergenet.wiring import split_end
 
@@ -75,7 +76,7 @@ def printed(text: str) -> None:
 # --- before ------------------------------------------------------------------------------------------------------
 
 
-def print_plan(spec: RunSpec, plan: Plan, workers: int, folder: str) -> None:
+def print_plan(spec: RunSpec, plan: Plan, sizes: Sequence[int], folder: str) -> None:
     """The resolved experiment as YAML, then models, ports, shapes and lengths."""
     console = _console()
     console.print(as_yaml(spec.experiment.dump()), markup=False, soft_wrap=True)
@@ -97,7 +98,7 @@ def print_plan(spec: RunSpec, plan: Plan, workers: int, folder: str) -> None:
         print_table(("edge", "from and to"), ("by", "layers'\nparameters"), others)
     data = ", ".join(f"{name} {digest[:8]}" for name, digest in plan.contents.data.items())
     console.print(
-        f"{plan.ticks} ticks on {workers} x {spec.device}, seed {spec.seed}, data {data}\n"
+        f"{plan.ticks} ticks on {among(sizes)} x {spec.device}, seed {spec.seed}, data {data}\n"
         f"would be recorded in {folder}",
         soft_wrap=True,
     )
@@ -175,11 +176,18 @@ def print_result(spec: RunSpec, folder: str, again: str | None) -> None:
     console.print(table)
     console.print(
         f"{result['ticks']} ticks in {result['seconds']:.0f} s, one seed: too few to tell a difference from chance.\n"
-        f"Record: {folder}",
+        f"{_changed(world_sizes(read_json(spec.folder / 'manifest.json')))}Record: {folder}",
         soft_wrap=True,
     )
     if again is not None:
         console.print(f"\nNext:\n{_next_steps(spec, again)}", soft_wrap=True, markup=False)
+
+
+def _changed(sizes: Sequence[int]) -> str:
+    """A line where the number of workers changed on the way."""
+    if len(sizes) == 1:
+        return ""
+    return f"Trained by {in_turn(sizes)} workers, so unlike any run of a fixed number: tables and sweeps mark it.\n"
 
 
 def taught_by(experiment: Experiment, learner: str, endings: Mapping[str, Any]) -> str:

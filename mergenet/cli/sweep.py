@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mergenet.cli.place import address_option, address_words, device_there, joined
-from mergenet.cli.words import mirror_to, own_name, read_paths
+from mergenet.cli.words import Workers, mirror_to, own_name, read_paths
 from mergenet.config import InputError
 from mergenet.training.files import shown
 
@@ -23,9 +23,16 @@ if TYPE_CHECKING:
     "--concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: as many as there is room for]"
 )
 @click.option(
-    "--workers-per-trial", "workers", type=click.IntRange(min=1), help="Processes that share each batch.  [default: 1]"
+    "--workers-per-trial",
+    "workers",
+    type=Workers("trials that are to be compared have one number of workers"),
+    metavar="N",
+    help="Processes that share each batch.  [default: 1]",
 )
 @click.option("--resume", metavar="NAME", help="Goes on with the sweep of this name, or in this folder.")
+@click.option(
+    "--continue", "go_on", is_flag=True, help="Goes on with it where it has begun: for a scheduler that starts anew."
+)
 @click.option(
     "--confirm", type=click.IntRange(min=1), help="Then trains the best on so many fresh seeds beside no transfer."
 )
@@ -52,8 +59,9 @@ def sweep(
     overrides: tuple[str, ...],
     trials: int | None,
     concurrent: int | None,
-    workers: int | None,
+    workers: range | None,
     resume: str | None,
+    go_on: bool,
     confirm: int | None,
     address: str | None,
     device: str | None,
@@ -82,7 +90,8 @@ def sweep(
         if resume is not None:
             plan, room = _plan_again(resume, Path(runs), data, concurrent, allow_code)
         else:
-            setting = _setting(device_there(address, device or "auto"), workers or 1, threads or 1)
+            device = device_there(address, device or "auto")
+            setting = _setting(device, workers[0] if workers else 1, threads or 1)
             plan, room = _plan(sweep, overrides, setting, data, Path(runs), concurrent, allow_code)
         if trials is not None:
             plan = plan.with_trials(trials)
@@ -91,7 +100,7 @@ def sweep(
 
             print_sweep(plan, room)
             return
-        _run(plan, room, resume is not None, silence, mlflow, address)
+        _run(plan, room, resume is not None or go_on, silence, mlflow, address)
         _print(plan)
         if confirm is not None:
             _confirm(plan, confirm, Path(results), mlflow, address)

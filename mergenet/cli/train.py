@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mergenet.cli.place import address_option, address_words, device_there, joined
-from mergenet.cli.words import own_name, read_paths
+from mergenet.cli.words import Workers, own_name, read_paths
 from mergenet.config import InputError
 from mergenet.training.files import has_begun, shown
 
@@ -25,13 +25,23 @@ if TYPE_CHECKING:
 @click.command(short_help="Trains an experiment and records the run.")
 @click.argument("recipe", required=False)
 @click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that share each batch, on Ray Train above 1.")
+@click.option(
+    "--workers",
+    type=Workers(),
+    help="Processes that share each batch, on Ray Train above 1. MIN-MAX: as many as there is room for.  [default: 1]",
+)
 @address_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, order, augmentation and dropout.  [default: 0]")
 @click.option("--data", "data", multiple=True, metavar="NAME=PATH", help="Where a data set lies; may be repeated.")
 @click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
 @click.option("--resume", metavar="RUN", help="Goes on with the run recorded in this folder.")
+@click.option(
+    "--continue",
+    "go_on",
+    is_flag=True,
+    help="Goes on with it where it has begun: for a scheduler that starts anew.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="torch's threads a process on a CPU.  [default: 1]")
 @click.option(
     "--mlflow",
@@ -46,13 +56,14 @@ if TYPE_CHECKING:
 def train(
     recipe: str | None,
     overrides: tuple[str, ...],
-    workers: int | None,
+    workers: range | None,
     address: str | None,
     device: str,
     seed: int | None,
     data: tuple[str, ...],
     runs: str,
     resume: str | None,
+    go_on: bool,
     threads: int | None,
     mlflow: str,
     allow_code: bool,
@@ -66,6 +77,7 @@ def train(
     mergenet train cifar100-cross-structure --data cifar100=PATH --workers 4
     """
     from mergenet import jobs
+    from mergenet.training.sizes import exactly
 
     if resume is not None:
         _refuse_beside_resume(recipe, seed, threads)
@@ -73,13 +85,17 @@ def train(
     device = _begun_device(device, resume)
     with joined(address), _own_group(address, device):
         device = device_there(address, device)
-        workers = _resolve_workers(workers, resume)
+        workers = _resolve_workers(workers)
         paths = read_paths(data)
         if resume is not None:
             job = jobs.prepare_resume(Path(resume), paths, device, workers, allow_code)
         else:
             experiment = _load(recipe, overrides)
-            job = jobs.prepare(experiment, paths, Path(runs), seed or 0, workers, device, threads or 1, allow_code)
+            job = jobs.prepare(
+                experiment, paths, Path(runs), seed or 0, workers or exactly(1), device, threads or 1, allow_code
+            )
+            if go_on and has_begun(job.spec.folder):
+                job = jobs.prepare_resume(job.spec.folder, paths, device, workers, allow_code)
         if dry_run:
             _print_plan(job)
         else:
@@ -120,18 +136,16 @@ def _begun_device(device: str, resume: str | None) -> str:
     return begun
 
 
-def _resolve_workers(workers: int | None, resume: str | None) -> int:
-    """How many processes share the work: torchrun's, those asked for, those of the run to resume, or one."""
+def _resolve_workers(workers: range | None) -> range | None:
+    """How many processes may share the work: those asked for, or torchrun's, which are there already."""
     from mergenet.training import ranks
-    from mergenet.training.record import read_manifest
+    from mergenet.training.sizes import exactly
 
-    if ranks.launched_by_torchrun():
-        if workers is not None:
-            raise InputError(f"--workers {workers}: torchrun has started {ranks.world()} processes; leave it out")
-        return ranks.world()
-    if workers is None:
-        return int(read_manifest(Path(resume))["world_size"]) if resume else 1
-    return workers
+    if not ranks.launched_by_torchrun():
+        return workers
+    if workers is not None:
+        raise InputError(f"--workers: torchrun has started {ranks.world()} processes; leave it out")
+    return exactly(ranks.world())
 
 
 def _refuse_beside_resume(recipe: str | None, seed: int | None, threads: int | None) -> None:
@@ -176,7 +190,7 @@ def _train(job: "Job", mlflow: str, address: str | None) -> bool:
     except InputError:
         raise
     except KeyboardInterrupt:
-        raise InterruptedRun(job.spec, address) from None
+        raise InterruptedRun(job, address) from None
     except Exception as error:
         raise FailedRun(job.spec, error) from error
 
@@ -200,10 +214,12 @@ class InterruptedRun(click.ClickException):
 
     exit_code = 130
 
-    def __init__(self, spec: "RunSpec", address: str | None) -> None:
+    def __init__(self, job: "Job", address: str | None) -> None:
         from mergenet.training.checkpoint import checkpoints
 
-        resume = shlex.join([*own_name(), "train", "--resume", shown(spec.folder), *address_words(address)])
+        spec, several = job.spec, [f"--workers={job.sizes[0]}-{job.sizes[-1]}"] if len(job.sizes) > 1 else []
+        again = ["train", "--resume", shown(spec.folder), *several, *address_words(address)]
+        resume = shlex.join([*own_name(), *again])
         if not has_begun(spec.folder):
             message = "interrupted before it began"
         elif not checkpoints(spec.folder / "checkpoints"):
@@ -219,4 +235,4 @@ def _print_plan(job: "Job") -> None:
     from mergenet.training import ranks
 
     if ranks.rank() == 0:
-        print_plan(job.spec, job.plan, job.workers, shown(job.spec.folder))
+        print_plan(job.spec, job.plan, job.sizes, shown(job.spec.folder))

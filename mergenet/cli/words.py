@@ -4,8 +4,35 @@ import shutil
 import sys
 from pathlib import Path
 
+import click
+from typing_extensions import override
+
 from mergenet.config import InputError
 from mergenet.training.files import shown
+
+
+class Workers(click.ParamType[range]):
+    """`N`, or `MIN-MAX` where the number may change: all the numbers there may be.
+
+    Args:
+        fixed: why the number of what is asked for may not change.
+    """
+
+    name = "N|MIN-MAX"
+
+    def __init__(self, fixed: str = "") -> None:
+        self._fixed = fixed
+
+    @override
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> range:
+        least, dash, most = value.partition("-")
+        if dash and self._fixed:
+            self.fail(f"'{value}': {self._fixed}; say how many", param, ctx)
+        numbers = [int(word) if word.isdecimal() else 0 for word in (least, most if dash else least)]
+        if not 1 <= numbers[0] <= numbers[1]:
+            what = "a number from 1 on" if self._fixed else "a number from 1 on, or MIN-MAX, as 2-4"
+            self.fail(f"'{value}': write {what}", param, ctx)
+        return range(numbers[0], numbers[1] + 1)
 
 
 def read_paths(data: tuple[str, ...]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -107,6 +108,23 @@ def parse_line(line: str | bytes) -> dict[str, Any] | None:
         return values if {"tick", "split"} <= values.keys() else None
     except (ValueError, AttributeError):
         return None
+
+
+def world_sizes(manifest: Mapping[str, Any]) -> list[int]:
+    """How many workers trained the ticks of a run: at first, then each other number it went on with.
+
+    Ticks that were lost with a worker and trained again are those of whoever trained them last.
+    """
+    stretches = [(0, manifest["world_size"])]
+    for entry in manifest.get("resumed", ()):
+        stretches = [stretch for stretch in stretches if stretch[0] < entry["tick"]]
+        stretches.append((entry["tick"], entry.get("world_size", manifest["world_size"])))
+    return [size for size, _ in groupby(size for _, size in stretches)]
+
+
+def in_turn(sizes: Sequence[int]) -> str:
+    """World sizes in words: `2`, `2 then 1`."""
+    return " then ".join(map(str, sizes))
 
 
 # --- sealed ------------------------------------------------------------------------------------------------------

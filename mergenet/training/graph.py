@@ -71,8 +71,11 @@ class Edge:
         """Updates the adapter when its span ended with the step of this tick."""
         if self.stopped_at() is None and self.target.steps_on(tick) and self.transfer.ends(self.target.done - 1):
             self.transfer.learn()
-            figures = self.transfer.figures
-            self.sums.add({**figures, "count": torch.ones_like(figures["moved"])})
+            figures = {**self.transfer.figures, "count": torch.ones_like(self.transfer.figures["moved"])}
+            # equal on all ranks, so one of them counts: a mean must not weigh ticks by the workers there were
+            self.sums.add(
+                figures if ranks.rank() == 0 else {name: torch.zeros_like(one) for name, one in figures.items()}
+            )
 
     @contextmanager
     def _broken_unless_finite(self, tick: int) -> Iterator[None]:

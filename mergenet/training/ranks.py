@@ -134,6 +134,6 @@ def check_replicas(parameters: Mapping[str, Tensor]) -> None:
 
 def _fingerprint(parameter: Tensor) -> Tensor:
     """An int64 that changes when a bit or the place of a value does (sums wrap around)."""
-    bits = parameter.detach().contiguous().view(torch.int32).flatten().to(torch.int64)
+    bits = parameter.detach().flatten().view(torch.int32).to(torch.int64)
     places = torch.arange(1, bits.numel() + 1, device=bits.device) * 2654435761
     return (bits * places).sum()

@@ -55,11 +55,12 @@ class Record:
         _write_json(self.folder / "manifest.json", manifest)
 
     def note_resume(self, tick: int, here: Mapping[str, Any]) -> None:
-        """Keeps in the manifest where the run went on, and what of its surroundings is not as at its start."""
+        """Keeps in the manifest where the run went on, with how many workers, and what else is not as at its start."""
         path = self.folder / "manifest.json"
-        manifest = read_json(path)
-        changed = {name: value for name, value in here.items() if manifest[name] != value}
-        _write_json(path, {**manifest, "resumed": [*manifest["resumed"], {"tick": tick, "changed": changed}]})
+        manifest, others = read_json(path), dict(here)
+        entry = {"tick": tick, "world_size": others.pop("world_size")}
+        entry["changed"] = {name: value for name, value in others.items() if manifest[name] != value}
+        _write_json(path, {**manifest, "resumed": [*manifest["resumed"], entry]})
 
     def go_on_from(self, tick: int, ticks: int) -> None:
         """Cuts the metrics back to those of the first `tick` of `ticks` ticks and forgets how the run ended."""

@@ -15,7 +15,7 @@ from mergenet.identity import NUMERICS
 from mergenet.training import ranks
 from mergenet.training.checkpoint import load_checkpoint, recover_newest, save_checkpoint
 from mergenet.training.evaluation import evaluate
-from mergenet.training.files import has_begun
+from mergenet.training.files import has_begun, in_turn, world_sizes
 from mergenet.training.graph import Graph
 from mergenet.training.learner import Learner
 from mergenet.training.loop import advance
@@ -24,7 +24,7 @@ from mergenet.training.record import Record, hash_of, read_manifest, surrounding
 from mergenet.training.reporter import Reporter, Silent
 from mergenet.training.spec import RunSpec, data_of, origins_as_plain
 
-GUARDED_FIRST, GUARD_EVERY = 10, 100  # replicas are compared after each of the first ticks, then now and then
+GUARDED_FIRST, GUARD_EVERY = 10, 100  # replicas are compared after each of these ranks' first ticks, then now and then
 
 
 class Stopped(BaseException):
@@ -78,6 +78,7 @@ class _Run:
         self.record = record
         self.reporter = reporter
         self.seconds_before = 0.0
+        self.done_before = 0
         self.begin = time.monotonic()
 
     def train(self) -> None:
@@ -113,7 +114,7 @@ class _Run:
 
     def _after_tick(self, graph: Graph, plan: Plan) -> None:
         experiment, done = self.spec.experiment, graph.done
-        if done <= GUARDED_FIRST or done % GUARD_EVERY == 0:
+        if done - self.done_before <= GUARDED_FIRST or done % GUARD_EVERY == 0:
             ranks.check_replicas(graph.replicated())
         per_epoch = plan.learners[experiment.clock].steps_per_epoch
         if done % (per_epoch * experiment.evaluation.every) == 0 or done == plan.ticks:
@@ -216,13 +217,20 @@ class _Run:
             with ranks.agreeing():
                 state = load_checkpoint(found)
             graph.load_state_dict(state)
-            self.seconds_before = state["seconds"]
+            self.seconds_before, self.done_before = state["seconds"], graph.done
             self.reporter.say(f"going on from tick {graph.done}")
         if self.record is not None:
             self.record.go_on_from(graph.done, plan.ticks)
-            if found is not None:
-                here = surroundings(self.spec.device, self.spec.threads, ranks.world())
-                self.record.note_resume(graph.done, here)
+            if begun:
+                self._note_resume(self.record, graph.done)
+
+    def _note_resume(self, record: Record, tick: int) -> None:
+        """A run that goes on may do so elsewhere, and with other workers, which is said."""
+        before = world_sizes(read_manifest(record.folder))
+        record.note_resume(tick, surroundings(self.spec.device, self.spec.threads, ranks.world()))
+        sizes = world_sizes(read_manifest(record.folder))
+        if sizes != before and len(sizes) > 1:
+            self.reporter.say(f"trained by {in_turn(sizes)} workers now: its record says so, and tables mark it")
 
     def _finish(self, graph: Graph, plan: Plan) -> None:
         """The test of the weights that are kept, and the result."""
@@ -248,7 +256,8 @@ class _Run:
         for name, ended in learners.items():
             self._log(graph, name, epochs, "test", ended.get("test", {}))
         if self.record is not None:
-            ending = {"status": "finished", "ticks": plan.ticks, "seconds": self._seconds()}
+            sizes = world_sizes(read_manifest(self.record.folder))
+            ending = {"status": "finished", "ticks": plan.ticks, "seconds": self._seconds(), "world_sizes": sizes}
             self.record.finish({**ending, "learners": learners, "transfers": transfers})
         ranks.wait_for_all()
 

@@ -120,4 +120,4 @@ def _train(task: Task, reporter: ToTune) -> None:
         return
     from cluster.launch import train_together
 
-    train_together(task.spec, task.workers, reporter)
+    train_together(task.spec, (task.workers,), reporter)

@@ -53,7 +53,7 @@ class Findings:
 
     Attributes:
         about: name, scale, objectives, and how it was searched.
-        facts: how many trials there are, and what was not tried.
+        facts: how many trials there are, what was not tried, and which trials are no equals of the others.
         space: short name, path and range of each parameter.
         best: the best trials, or the Pareto front; `again` runs each of them again.
         ended: the others.
@@ -81,7 +81,12 @@ def findings_of(outcome: Outcome) -> Findings:
     return Findings(
         title=log.sweep.title,
         about=remarks.about(outcome),
-        facts=(remarks.counts(outcome), *remarks.not_tried(outcome), *remarks.cost_note(outcome)),
+        facts=(
+            remarks.counts(outcome),
+            *remarks.not_tried(outcome),
+            *remarks.cost_note(outcome),
+            *remarks.other_workers(outcome),
+        ),
         warning=remarks.warning(outcome),
         space=Table(("parameter", "path", "may be"), tuple(remarks.space_rows(outcome))),
         best_title="Pareto front" if len(outcome.objectives) > 1 else "Best trials",
@@ -104,7 +109,8 @@ def _best(outcome: Outcome) -> Table:
 def _row(outcome: Outcome, trial: Trial, paths: list[str]) -> Row:
     values = [figure(outcome, value, each) for value, each in zip(trial.values or (), outcome.objectives, strict=True)]
     point = [written(trial.point[path]) if path in trial.point else remarks.DASH for path in paths]
-    return (str(trial.number), *values, *point, trial.run)
+    mark = remarks.OTHER_WORKERS if trial.number in outcome.other_workers else ""
+    return (f"{trial.number}{mark}", *values, *point, trial.run)
 
 
 def figure(outcome: Outcome, value: float, objective: str) -> str:

@@ -1,10 +1,11 @@
 """What came of a sweep: which trials count, which are best, and the space they are points of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mergenet.training.files import in_turn, read_json, world_sizes
 from tune.report.sweep.names import short_names
 from tune.search.ledger import Log, State, Trial
 from tune.search.space import Space
@@ -21,12 +22,14 @@ class Outcome:
     Attributes:
         trials: all that were asked for, by number.
         names: path -> its short name.
+        workers: number of a trial whose record is here -> how many workers trained it, in words.
     """
 
     log: Log
     trials: tuple[Trial, ...]
     space: Space
     names: Mapping[str, str]
+    workers: Mapping[int, str]
 
     @property
     def objectives(self) -> list[str]:
@@ -46,6 +49,12 @@ class Outcome:
     def finished(self) -> list[Trial]:
         """The trials that have final values: no claim is made of others."""
         return [trial for trial in self.of("finished") if trial.values is not None]
+
+    @cached_property
+    def other_workers(self) -> dict[int, str]:
+        """The trials that were not trained by as many workers as the sweep gives a trial, from first to last tick."""
+        usual = str(self.log.setting.workers)
+        return {number: workers for number, workers in self.workers.items() if workers != usual}
 
     def value(self, trial: Trial, objective: str) -> float | None:
         """The final value of a finished trial, else the last on its curve, where there is one of this objective."""
@@ -95,4 +104,10 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 def outcome_of(log: Log) -> Outcome:
     """What came of a sweep so far."""
     space = log.space
-    return Outcome(log, tuple(log.trials()), space, short_names(space.dimensions))
+    trials = tuple(log.trials())
+    return Outcome(log, trials, space, short_names(space.dimensions), _workers(log, trials))
+
+
+def _workers(log: Log, trials: Iterable[Trial]) -> dict[int, str]:
+    manifests = {trial.number: log.record(trial) / "manifest.json" for trial in trials}
+    return {number: in_turn(world_sizes(read_json(path))) for number, path in manifests.items() if path.exists()}

@@ -19,6 +19,7 @@ STATES: dict[State, str] = {
 }
 COMMONEST = 3
 DASH = "\N{EN DASH}"
+OTHER_WORKERS = "\N{DAGGER}"
 MOST_LISTED = 6
 """Values of a parameter that are all named."""
 
@@ -102,6 +103,14 @@ def cost_note(outcome: Outcome) -> Iterable[str]:
     """What the objective that no run measures is."""
     if COST in outcome.objectives:
         yield f"{COST}: the numbers in the adapters of all transfers, known before a run."
+
+
+def other_workers(outcome: Outcome) -> Iterable[str]:
+    """Trials that are no equals of the others: trained by another number of workers, or by one that changed."""
+    told = [f"{number} ({workers})" for number, workers in outcome.other_workers.items()]
+    if told:
+        usual = many(outcome.log.setting.workers, "worker")
+        yield f"{OTHER_WORKERS} Not trained by {usual} throughout, as the others: trials {', '.join(told)}."
 
 
 def importance_notes(outcome: Outcome, importance: Importance) -> Iterable[str]:

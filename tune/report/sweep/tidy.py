@@ -36,7 +36,8 @@ def _schema(outcome: Outcome) -> pyarrow.Schema:
             *((name, pyarrow.string()) for name in ("state", "reason")),
             *((objective, pyarrow.float64()) for objective in outcome.objectives),
             *((path, _type(outcome, path)) for path in outcome.space.dimensions),
-            *(("run", pyarrow.string()), ("seconds", pyarrow.float64()), ("epoch", pyarrow.int64())),
+            *((name, pyarrow.string()) for name in ("run", "workers")),
+            *(("seconds", pyarrow.float64()), ("epoch", pyarrow.int64())),
             *(("last", pyarrow.float64()), ("command", pyarrow.string())),
         ]
     )
@@ -65,7 +66,13 @@ def _row(outcome: Outcome, trial: Trial) -> dict[str, Any]:
         **{"sweep": outcome.log.sweep.name, "number": trial.number, "state": trial.state, "reason": trial.reason},
         **dict(zip(outcome.objectives, values, strict=True)),
         **{path: _cell(outcome, path, trial.point.get(path)) for path in outcome.space.dimensions},
-        **{"run": trial.run, "seconds": trial.seconds, "epoch": epoch and int(epoch), "last": last},
+        **{
+            "run": trial.run,
+            "workers": outcome.workers.get(trial.number),
+            "seconds": trial.seconds,
+            "epoch": epoch and int(epoch),
+            "last": last,
+        },
         "command": outcome.log.command(trial),
     }
 
