@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -29,8 +30,9 @@ SWITCH = "ip link add switch type bridge && ip link set switch up && echo up && 
 HOST = """
 set -e
 hostname {name}
+mount --bind {shared} {shared}
 mount -t tmpfs {name} /mnt
-for folder in {seen}; do mkdir -p /mnt/${{folder#/tmp/}} && mount --bind $folder /mnt/${{folder#/tmp/}}; done
+{kept}
 mount --move /mnt /tmp
 mount -t tmpfs {name} /dev/shm
 mount -o remount,bind,ro /
@@ -58,6 +60,7 @@ ENVIRONMENT = {
 }
 
 
+@cache
 def lacking() -> str | None:
     """What this machine lacks for hosts; None where it has all."""
     if sys.platform != "linux":
@@ -129,9 +132,9 @@ class Hosts:
     def plug_in(self, number: int) -> Host:
         """A new host."""
         name, address = f"host{number}", f"{NETWORK}.{number}"
-        seen = shlex.join(str(path) for path in (self.folder, CODE, Path(sys.prefix)) if path.is_relative_to("/tmp"))
+        script = HOST.format(name=name, shared=shlex.quote(str(self.folder)), kept=_kept(self.folder))
         apart = ["unshare", "--net", "--uts", "--mount", "--mount-proc", "--pid", "--fork", "--kill-child"]
-        first = self._start(apart, HOST.format(name=name, seen=seen)).children()[0]
+        first = self._start(apart, script).children()[0]
         _ip(self._switch, f"link add {name} type veth peer name {INTERFACE} netns {first.pid}")
         _ip(self._switch, f"link set {name} master switch up")
         _ip(first, f"address add {address}/24 dev {INTERFACE}")
@@ -147,6 +150,16 @@ class Hosts:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n", "the namespaces are not as they should be"
         return psutil.Process(process.pid)
+
+
+def _kept(folder: Path) -> str:
+    """Commands that keep what is needed of the machine's temporary folder in the host's own."""
+    options = {folder: "bind", CODE: "bind,ro", Path(sys.prefix): "bind,ro"}
+    places = {path: shlex.quote(f"/mnt/{path.relative_to('/tmp')}") for path in options if path.is_relative_to("/tmp")}
+    return "\n".join(
+        f"mkdir -p {place} && mount -o {options[path]} {shlex.quote(str(path))} {place}"
+        for path, place in places.items()
+    )
 
 
 @contextmanager
