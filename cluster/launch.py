@@ -59,7 +59,10 @@ def train_together(spec: RunSpec, sizes: Sequence[int], reporter: Reporter) -> N
 
 def _record_end(spec: RunSpec, error: BaseException) -> None:
     """A worker that was killed could not say so in the run's record."""
-    record = Record(spec.folder)
+    try:
+        record = Record(spec.folder)
+    except InputError:  # one that cannot be reached writes it still; what is to be said is `error`
+        return
     if not record.has_result():
         record.finish(unfinished(error))
     record.close()

@@ -29,6 +29,7 @@ from mergenet.cli.cluster import _look_at_mlflow
 from mergenet.config import InputError
 from mergenet.data.importer import import_data
 from tests.conftest import Outcome
+from tests.nodes import nodes_on_loopback
 from tune.store import connect
 
 A, B, C = (Node(letter * 8, letter, f"10.0.0.{number}") for number, letter in enumerate("abc", 1))
@@ -289,16 +290,8 @@ def test_one_node_is_good_and_nothing_is_left_behind(alone: tuple[int, str, Path
 @pytest.fixture(scope="module")
 def nodes(alone: object) -> Iterator[list[Node]]:
     """A cluster of two nodes with two processors each, which this process has joined."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster()
-    try:
-        cluster.add_node(node_ip_address="127.0.0.2", num_cpus=2, include_dashboard=True)
-        cluster.add_node(node_ip_address="127.0.0.3", num_cpus=2)
-        with session(address=cluster.address):
-            yield alive()
-    finally:
-        cluster.shutdown()
+    with nodes_on_loopback(2, processors=2, dashboard=True) as cluster, session(address=cluster.address):
+        yield alive()
 
 
 def test_the_command_is_good_on_two_nodes(nodes: list[Node], call: Callable[..., Outcome], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster import launch as launching
 from cluster.launch import launch
 from cluster.session import session
 from mergenet.config import InputError, as_yaml, merge, parse
@@ -109,6 +110,15 @@ def test_bad_input_that_only_a_worker_sees_comes_back_as_one_line(tmp_path: Path
     with pytest.raises(InputError, match="another process is writing this run"):
         launch(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), (2,), Silent())
     record.close()
+
+
+def test_a_record_that_a_lost_worker_still_writes_hides_not_why_a_run_failed(tmp_path: Path) -> None:
+    record = Record(tmp_path / "run")
+    launching._record_end(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), RuntimeError("too many failures"))
+    assert not record.has_result()
+    record.close()
+    launching._record_end(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), RuntimeError("too many failures"))
+    assert read_json(tmp_path / "run" / "result.json")["reason"] == "RuntimeError: too many failures"
 
 
 def test_more_workers_than_processors_are_refused_before_ray_waits_for_them(tmp_path: Path) -> None:
