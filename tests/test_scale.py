@@ -165,6 +165,12 @@ def test_equal_trials_run_in_turns(trials: int, nodes: int, places: int) -> None
     assert (outcome.driver_s, outcome.waiting_s, outcome.lost_s, outcome.failures) == (0, 0, 0, 0)
 
 
+def test_places_stand_still_at_the_end_alone() -> None:
+    outcome = play(Cluster(4), constant(1.0, 10), IDLE)
+    assert (outcome.makespan_s, outcome.utilisation) == (3.0, pytest.approx(10 / 12))
+    assert (outcome.drawing_s, outcome.steady_utilisation) == (2.0, 1.0)
+
+
 def test_unequal_trials_end_when_the_forecast_of_tables_says() -> None:
     def draw(random: Random) -> float:
         return random.uniform(1, 10)

@@ -67,7 +67,9 @@ class Outcome:
 
     Attributes:
         makespan_s: from the first draw to the last end.
+        drawing_s: from the first draw to the last.
         useful_s: of places, in epochs that counted.
+        useful_while_drawing_s: those of them that ended by the last draw.
         lost_s: in epochs that a failure cut short.
         waiting_s: in which a trial or a place waited for the driver.
         driver_s: that the driver was busy.
@@ -76,7 +78,9 @@ class Outcome:
 
     places: int
     makespan_s: float = 0.0
+    drawing_s: float = 0.0
     useful_s: float = 0.0
+    useful_while_drawing_s: float = 0.0
     lost_s: float = 0.0
     waiting_s: float = 0.0
     driver_s: float = 0.0
@@ -87,6 +91,11 @@ class Outcome:
     def utilisation(self) -> float:
         """Share of all places' time in epochs that counted."""
         return self.useful_s / (self.places * self.makespan_s)
+
+    @property
+    def steady_utilisation(self) -> float:
+        """The same until the last draw: without the end, when places find no more to do."""
+        return self.useful_while_drawing_s / (self.places * self.drawing_s)
 
     @property
     def driver_load(self) -> float:
@@ -176,6 +185,7 @@ class _Play:
             trial = _Trial(self.work.epoch_s(self.random), self.random.random())
             ready = self._served(now, self.driver.start_s(self.asked))
             self.asked += 1
+            self.outcome.drawing_s, self.outcome.useful_while_drawing_s = now, self.outcome.useful_s
         else:
             return
         place.turn += 1
