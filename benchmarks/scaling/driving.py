@@ -23,7 +23,7 @@ EPOCH, STATE, REASON = "epoch", "state", "reason"
 """Of `tune.search.trial`, whose import would bring torch into every worker."""
 REPORTS = (1, 21)
 TRIALS = 30
-KNOWN = (10, 100, 300, 1000)
+KNOWN = (10, 100, 1000, 3000)
 NEWS = 300
 CURVES, EPOCHS = 6, 30
 
@@ -64,8 +64,8 @@ def ledger_s(folder: Path, events: int = 100) -> list[float]:
     return found
 
 
-def ask_s(folder: Path, sampler: str, draws: int = 5) -> dict[int, float]:
-    """Trials that the sampler knows -> seconds to draw one more and check that it can run."""
+def ask_s(folder: Path, sampler: str, draws: int = 15) -> dict[int, float]:
+    """Trials that the sampler knows -> seconds of the processor to draw one more and check that it can run."""
     from mergenet.config import parse
     from tune.search.ledger import Trial
     from tune.search.memory import Memory, frozen
@@ -83,8 +83,14 @@ def ask_s(folder: Path, sampler: str, draws: int = 5) -> dict[int, float]:
             _, point = drawer.draw()
             trial = Trial(number, point, {}, "", "finished", (number * 0.618 % 1,))
             memory.study.add_trial(frozen(sweep, plan.space, trial))
-        found[known] = statistics.median(seconds(lambda: _drawn(memory, plan)) for _ in range(draws))
+        found[known] = statistics.median(_cpu_s(lambda: _drawn(memory, plan)) for _ in range(draws))
     return found
+
+
+def _cpu_s(call: Callable[[], Any]) -> float:
+    begin = time.thread_time()
+    call()
+    return time.thread_time() - begin
 
 
 def _drawn(memory: Any, plan: Any) -> None:

@@ -6,6 +6,7 @@ at this number of processes, waiting for the slowest included; `adapter` over `n
 """
 
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ MANNERS = ("all", "adapter", "none")
 BATCHES = (96, 48, 24)
 BATCH = BATCHES[0]
 CYCLES = (1, 4)
+REPEATS = 5
 SMALL = {"encoding": {"svd": {"rank": 4}}}
 LARGE = {"encoding": {"whole": {}}, "adapter": {"lpka": {"depth": 4, "width": 256}}}
 TRIOS: dict[str, dict[str, Any]] = {"small": SMALL, "large": LARGE}
@@ -71,10 +73,10 @@ class Rank:
         """Of a process that is alone: each learner's step by its batch, and a transfer."""
         graphs = {batch: self._graph(trio, CYCLES[-1], batch) for batch in BATCHES}
         steps = {
-            name: {batch: seconds(lambda one=graph.steps[index]: one.step(0)) for batch, graph in graphs.items()}
+            name: {batch: usual(lambda one=graph.steps[index]: one.step(0)) for batch, graph in graphs.items()}
             for index, name in enumerate(("source", "target"))
         }
-        return {"steps": steps, "transfer": seconds(lambda: transfer_once(graphs[BATCH]))}
+        return {"steps": steps, "transfer": usual(lambda: transfer_once(graphs[BATCH]))}
 
     def messages(self, trio: str) -> dict[str, Any]:
         """Bytes of every message."""
@@ -187,6 +189,11 @@ def _in_manner(graph: Any, manner: str) -> Iterator[None]:
             several, replicas._several_ranks = replicas._several_ranks, lambda: False
             stack.callback(setattr, replicas, "_several_ranks", several)
         yield
+
+
+def usual(call: Callable[[], Any]) -> float:
+    """The median of a few calls in a row."""
+    return statistics.median(seconds(call) for _ in range(REPEATS))
 
 
 def seconds(call: Callable[[], Any]) -> float:
