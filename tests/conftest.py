@@ -28,7 +28,7 @@ RAY_IS_FREE_WITHIN_S = 1200.0
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file stay together, and those of all files that start a Ray, which begin first: they wait a lot."""
+    """Tests of a file stay together, and those of all files that start a Ray, which begin first: they wait a lot."""
     ray = {item.path for item in items if "only_ray" in getattr(item, "fixturenames", ())}
     for item in items:
         item.add_marker(pytest.mark.xdist_group("ray" if item.path in ray else item.path.name))

@@ -23,7 +23,13 @@ FILES = sorted(
 )
 """All but the package that lies beside them."""
 
-NAMED = {"train": recipes, "sweep": sweeps, "ablate": tables}
+NAMED = {
+    "train": recipes,
+    "sweep": sweeps,
+    "ablate": tables,
+    "report": lambda: [*tables(), *sweeps()],
+}
+"""Command -> what its first word may be."""
 
 
 def load(path: Path) -> list[Any]:
@@ -46,22 +52,17 @@ def check_mergenet(words: list[str]) -> None:
     Raises:
         click.ClickException: no such command, option or value.
     """
-    context = click.Context(cli.commands, info_name="mergenet")
     command: click.Command = cli.commands
+    context = command.make_context("mergenet", list(words))
     while isinstance(command, click.Group):
-        name, found, words = command.resolve_command(context, words)
+        name, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
         assert found is not None
-        context, command = found.make_context(name, list(words), parent=context), found
-        if isinstance(command, click.Group):
-            words = [*context._protected_args, *context.args]
-    name = context.info_name
-    if name == "submit":
+        command, context = found, found.make_context(name, list(rest), parent=context)
+    if command.name == "submit":
         check_mergenet(list(context.params["words"]))
-    elif name == "report":
-        assert context.params["named" if "named" in context.params else "table"] in [*tables(), *sweeps()]
-    elif name in NAMED:
+    elif command.name in NAMED and not context.params.get("resume"):
         argument = next(parameter.name for parameter in command.params if isinstance(parameter, click.Argument))
-        assert context.params[argument] in NAMED[name](), f"{name}: no {context.params[argument]}"
+        assert context.params[argument] in NAMED[command.name](), f"{command.name}: no {context.params[argument]}"
 
 
 def written_commands(text: str) -> Iterator[list[str]]:

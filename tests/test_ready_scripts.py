@@ -177,7 +177,7 @@ def test_preflight_comes_first_then_the_command_in_this_job_s_cluster(
     run = call("bash", script, *TRAIN, **tasks(script, slurm), RAY_AUTH_TOKEN="another")
     at = address(script, slurm)
     assert run.code == 0, run.said
-    assert run.of("mergenet") == [["cluster", "preflight", "--address", at], TRAIN]
+    assert run.of("mergenet") == [["cluster", "preflight", "--address", at], [*TRAIN, "--continue"]]
     assert run.seen == [f"{at} token 600 64 none"] * 2  # a token of 64 letters that only its owner reads, and no other
     for words in run.of("mergenet"):
         check_mergenet(words)
@@ -219,28 +219,14 @@ def test_who_says_too_little_is_told(script: Path, call: Callable[..., Run], slu
     assert nothing.calls == nowhere.calls == []
 
 
-SWEEP = ["sweep", "digits-pairing", "--trials", "4"]
-
-
 @BOTH
-@pytest.mark.parametrize("words", [TRAIN, SWEEP, ["ablate", "table8"]])
-def test_a_requeued_job_goes_on(
+@pytest.mark.parametrize("words", [["sweep", "digits-pairing", "--trials", "4"], ["ablate", "table8", "--seeds", "2"]])
+def test_what_is_started_again_goes_on(
     script: Path, words: list[str], call: Callable[..., Run], slurm: dict[str, str]
 ) -> None:
-    run = call("bash", script, *words, **tasks(script, slurm), SLURM_RESTART_COUNT="1")
+    run = call("bash", script, *words, **tasks(script, slurm))
     assert run.of("mergenet")[1] == [*words, "--continue"]
     check_mergenet(run.of("mergenet")[1])
-
-
-@BOTH
-def test_what_cannot_go_on_is_done_again(script: Path, call: Callable[..., Run], slurm: dict[str, str]) -> None:
-    run = call("bash", script, "report", "table8", **tasks(script, slurm), SLURM_RESTART_COUNT="1")
-    assert run.of("mergenet")[1] == ["report", "table8"]
-
-
-@BOTH
-def test_a_first_start_goes_on_with_nothing(script: Path, call: Callable[..., Run], slurm: dict[str, str]) -> None:
-    assert call("bash", script, *TRAIN, **tasks(script, slurm)).of("mergenet")[1] == TRAIN
 
 
 def test_whole_machines_are_joined_by_symmetric_run(call: Callable[..., Run], slurm: dict[str, str]) -> None:
@@ -320,9 +306,9 @@ def test_the_two_scripts_say_alike_what_they_share() -> None:
     of_both = []
     for script in (EXCLUSIVE, SHARED):
         text = script.read_text()
-        resume = text[text.index("set -euo") : text.index("export RAY_ADDRESS=")].split("\nport=")[0].strip()
+        begin = text[text.index("set -euo") : text.index("export RAY_ADDRESS=")].split("\nport=")[0].strip()
         token = text[text.index("(umask") : text.index("RAY_AUTH_TOKEN_PATH=")]
-        of_both.append((resume, token))
+        of_both.append((begin, token))
     assert of_both[0] == of_both[1]
 
 
@@ -345,34 +331,32 @@ def entered(path: Path, folder: Path, begin: Any, **environment: str) -> tuple[i
     return process.returncode, [call[1:] for call in calls(folder)]
 
 
-EXPECTED = {
-    "rayjob-train": "train digits-cross-structure --workers 2 --continue",
-    "rayjob-sweep": "sweep digits-pairing --continue",
-    "rayjob-table": "ablate table8 --continue",
-}
 PREFLIGHT = ["cluster", "preflight", "--address", "10.0.0.1:6379", "--workers", "2"]
+EXPECTED = {
+    "rayjob-train": ["train digits-cross-structure --workers 2 --continue"],
+    "rayjob-sweep": ["sweep digits-pairing --continue", "report digits-pairing"],
+    "rayjob-table": ["ablate table8 --continue", "report table8"],
+}
 
 
 @pytest.mark.parametrize("path", JOB_FILES, ids=lambda path: path.stem)
 def test_a_job_looks_first_then_runs_then_reports(path: Path, begin: Any, tmp_path: Path) -> None:
-    code, said = entered(path, tmp_path, begin, MERGENET_RUNS=str(tmp_path / "runs"))
-    assert code == 0 and said[:2] == [PREFLIGHT, shlex.split(EXPECTED[path.stem])]
-    report = {"rayjob-sweep": ["report", "digits-pairing"], "rayjob-table": ["report", "table8"]}.get(path.stem)
-    assert said[2:] == ([report] if report else [])
+    code, said = entered(path, tmp_path, begin)
+    assert code == 0 and said == [PREFLIGHT, *map(shlex.split, EXPECTED[path.stem])]
     for words in said:
         check_mergenet(words)
 
 
 @pytest.mark.parametrize("path", JOB_FILES, ids=lambda path: path.stem)
 def test_a_job_whose_preflight_is_bad_trains_nothing(path: Path, begin: Any, tmp_path: Path) -> None:
-    code, said = entered(path, tmp_path, begin, MERGENET_RUNS=str(tmp_path / "runs"), PREFLIGHT="1")
+    code, said = entered(path, tmp_path, begin, PREFLIGHT="1")
     assert code == 1 and said == [PREFLIGHT]
 
 
 @pytest.mark.parametrize("path", JOB_FILES, ids=lambda path: path.stem)
-def test_the_code_of_a_job_is_its_run_s(path: Path, begin: Any, tmp_path: Path) -> None:
-    code, said = entered(path, tmp_path, begin, MERGENET_RUNS=str(tmp_path / "runs"), TRAINED="2")
-    assert code == 2 and len(said) == 2
+def test_a_job_that_fails_says_so(path: Path, begin: Any, tmp_path: Path) -> None:
+    code, said = entered(path, tmp_path, begin, TRAINED="3")
+    assert code == 3 and len(said) == 2
 
 
 # --- machines of `ray up` ----------------------------------------------------------------------------------------
