@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from mergenet.cli.words import runs_option
 from mergenet.config import InputError, nearest, read_file
 
 KINDS = {"table": "arms", "sweep": "space", "recipe": "learners"}
@@ -16,7 +17,7 @@ KINDS = {"table": "arms", "sweep": "space", "recipe": "learners"}
 @click.option("--scale", help="Of a table: on which data and models.  [default: digits]")
 @click.option("--seeds", type=click.IntRange(min=1), help="So many.  [default: what a table says; 1 of a recipe]")
 @click.option("--data", multiple=True, metavar="NAME=PATH", help="Where a data set lies; may be repeated.")
-@click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
+@runs_option
 @click.option(
     "--results", default="results", envvar="MERGENET_RESULTS", show_default=True, help="Folder of a table's reports."
 )

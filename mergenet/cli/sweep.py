@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mergenet.cli.place import address_option, address_words, device_there, joined
-from mergenet.cli.words import Workers, mirror_to, own_name, read_paths
+from mergenet.cli.words import Workers, mirror_to, own_name, read_paths, runs_option
 from mergenet.config import InputError
 from mergenet.training.files import shown
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="[default: auto]")
 @click.option("--threads", type=click.IntRange(min=1), help="torch's, of each worker.  [default: 1]")
 @click.option("--data", multiple=True, metavar="NAME=PATH", help="Where a data set lies; may be repeated.")
-@click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
+@runs_option
 @click.option("--results", default="results", envvar="MERGENET_RESULTS", show_default=True, help="Folder of reports.")
 @click.option(
     "--mlflow", default="auto", metavar="URI", help="Where it is mirrored to, or `off`.  [default: SQLite in --runs]"

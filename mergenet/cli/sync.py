@@ -7,12 +7,13 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from mergenet.cli.words import runs_option
 from mergenet.config import InputError
 
 
 @click.command(short_help="Brings MLflow up to the records.")
 @click.argument("records", nargs=-1, metavar="[RUN]...")
-@click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
+@runs_option
 @click.option(
     "--to", "uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="Another MLflow.  [default: RUNS/mlflow.db]"
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergenet.cli.words import read_paths
+from mergenet.cli.words import read_paths, runs_option
 from mergenet.config import InputError
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ def table_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Figures of the last epoch, of the best on validation, or, as in the paper, of the best on test.",
             ),
             click.option("--data", multiple=True, metavar="NAME=PATH", help="Where a data set lies; may be repeated."),
-            click.option(
-                "--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records."
-            ),
+            runs_option,
             click.option(
                 "--results",
                 default="results",

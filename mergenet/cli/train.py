@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mergenet.cli.place import address_option, address_words, device_there, joined
-from mergenet.cli.words import Workers, own_name, read_paths
+from mergenet.cli.words import Workers, own_name, read_paths, runs_option
 from mergenet.config import InputError
 from mergenet.training.files import has_begun, shown
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, order, augmentation and dropout.  [default: 0]")
 @click.option("--data", "data", multiple=True, metavar="NAME=PATH", help="Where a data set lies; may be repeated.")
-@click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
+@runs_option
 @click.option("--resume", metavar="RUN", help="Goes on with the run recorded in this folder.")
 @click.option(
     "--continue",

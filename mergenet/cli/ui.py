@@ -14,6 +14,7 @@ from typing import IO
 
 import click
 
+from mergenet.cli.words import runs_option
 from mergenet.config import InputError
 
 HOST = "127.0.0.1"
@@ -21,7 +22,7 @@ STARTS_WITHIN_S = 120.0
 
 
 @click.command(short_help="Shows the records in MLflow's page.")
-@click.option("--runs", default="runs", envvar="MERGENET_RUNS", show_default=True, help="Folder of all records.")
+@runs_option
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(runs: str, port: int) -> None:
     """Shows the records in MLflow's page, which only this machine can open; Ctrl-C ends it."""
