@@ -4,6 +4,7 @@ import asyncio
 import logging
 import shlex
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from mergenet.config import InputError
 
 COMMAND = "mergenet"
 """Key of a job's metadata: what was asked for."""
+START_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Jobs:
         self._address = address if "://" in address else f"http://{address}"
         if not self._address.startswith(("http://", "https://")):
             raise InputError(f"--address {address}: write the dashboard's, as http://HEAD:8265")
-        logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # it tells of every upload and closed connection
+        for part in ("dashboard_sdk", "job.sdk"):  # they tell of every upload and closed connection
+            logging.getLogger(f"ray.dashboard.modules.{part}").setLevel(logging.WARNING)
         with self._asking():
             self._client = JobSubmissionClient(self._address)
 
@@ -80,7 +83,7 @@ class Jobs:
             unpack_wheel(folder)
             for path in send:
                 _copy(path, folder / path)
-            name: str = self._client.submit_job(
+            return self._submit(
                 entrypoint=shlex.join([python, "-m", "mergenet", *words]),
                 runtime_env={
                     "working_dir": shutil.make_archive(str(folder), "zip", folder),
@@ -88,7 +91,19 @@ class Jobs:
                 },
                 metadata={COMMAND: shlex.join(words)},
             )
-        return name
+
+    def _submit(self, **job: Any) -> str:
+        """Sends it; a cluster that has just started takes no jobs for a few seconds."""
+        end = time.monotonic() + START_S
+        while True:
+            try:
+                name: str = self._client.submit_job(**job)
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(1.0)
+            else:
+                return name
 
     def all(self) -> list[Job]:
         """All jobs, the newest first."""
