@@ -1,5 +1,6 @@
 """Workers that follow the cluster: a node is lost and comes back, and the run goes on, over numbers that divide."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -94,10 +95,10 @@ def nodes(only_ray: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
     """A head with one processor, to which nodes with one more are added; this process has joined it."""
     from ray.cluster_utils import Cluster
 
-    for name, value in QUICKLY.items():
-        monkeypatch.setenv(name, value)
+    own = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    for name, value in {**QUICKLY, **own}.items():
+        monkeypatch.setenv(name, value)  # nodes give it to their workers
     monkeypatch.setattr(elastic, "LOOK_EVERY_S", 2.0)
-    monkeypatch.syspath_prepend(tmp_path)  # which workers of this driver take over
     cluster = Cluster()
     try:
         cluster.add_node(node_ip_address="127.0.0.2", num_cpus=1, include_dashboard=False)

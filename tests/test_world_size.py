@@ -101,22 +101,23 @@ STOP, LAST = 4, 3  # the tick before which runs are stopped, and their last chec
 
 
 class Worlds:
-    """Each of RUNS undisturbed by one worker; and stopped by two, then taken up by one, and by four."""
+    """Each of RUNS undisturbed by one worker; begun by two and taken up by one, and by four; begun by one, then two."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         names = list(RUNS)
         self.whole = train([(name, self / "whole" / name, None) for name in names])
         train([(name, self / "one" / name, STOP) for name in names])
-        self.of_two = on_ranks(2, train, self / "2", [(name, self / "stopped" / name, STOP) for name in names])
+        stopped = [(name, self / "stopped" / name, STOP) for name in names]
+        grown = [(name, self / "one" / name, None) for name in names]
+        both = on_ranks(2, train, self / "2", [*stopped, *grown])
+        self.of_two, self.grown = [rank[: len(names)] for rank in both], [rank[len(names) :] for rank in both]
         for world in ("to one", "to four", "stopped again"):
             shutil.copytree(self / "stopped", self / world)
         self.of_one = train([(name, self / "to one" / name, None) for name in names])
         four = [(name, self / "to four" / name, None) for name in names]
         again = [("real", self / "stopped again" / "real", until) for until in (8, None)]
         self.of_four = on_ranks(4, train, self / "4", [*four, *again])
-        one_to_two = [(name, self / "one" / name, None) for name in names]
-        self.grown = on_ranks(2, train, self / "1 to 2", one_to_two)
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
@@ -284,8 +285,8 @@ def test_replicas_are_guarded_from_where_these_ranks_began(
 ) -> None:
     """Ranks that are new have read the checkpoint from a folder of their own node, maybe."""
     looked: list[int] = []
-    spec = RunSpec(small({"training": {"epochs": 6}, "checkpoint": {"every": 12}}), 0, {}, tmp_path / "run")
-    monkeypatch.setattr(running, "advance", watched([], 14))
+    spec = RunSpec(small({"training": {"epochs": 4}, "checkpoint": {"every": 8}}), 0, {}, tmp_path / "run")
+    monkeypatch.setattr(running, "advance", watched([], 9))
     with pytest.raises(KeyboardInterrupt):
         execute(spec, Silent())
     monkeypatch.setattr(running, "advance", loop.advance)
@@ -303,7 +304,7 @@ def test_only_numbers_that_divide_every_batch_are_among_those_of_a_range(small: 
     assert sizes_among(experiment, range(1, 7), "--workers 1-6") == (1, 2, 4)
     assert sizes_among(experiment, exactly(8), "x") == (8,)
     in_parts = small({"training": {"batch_size": 96, "accumulation": 8}})
-    assert sizes_among(in_parts, range(2, 7), "x") == (2, 3, 4, 6)
+    assert sizes_among(in_parts, range(2, 9), "x") == (2, 3, 4, 6), "of 8 none: 96 samples are no 64 parts"
     assert (among([2]), among([1, 2]), among([1, 2, 4])) == ("2", "1 or 2", "1, 2 or 4")
 
 
