@@ -8,14 +8,14 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sweep import EXPERIMENT, SWEEP, Quiet, planned
 
-from .measured import Spread
+from .measured import Spread, table
 from .rank import seconds
 from .step_model import line
 
@@ -243,17 +243,34 @@ def _lines(asks: Mapping[str, Mapping[str, list[float]]], number: int) -> tuple[
 
 def show(found: Mapping[str, Any]) -> None:
     """Prints what was measured."""
-    few, many = (str(count) for count in REPORTS)
-    print(f"\nthe driver, milliseconds (median, least to most; n = {len(found['tune'])}):")
-    events = Spread.of(found["ledger"])
-    print(f"  an event in the ledger, on disk    {events.shown('{:.2f}', 1e3)}, n = {events.n}")
+    print(f"\nn = {len(found['tune'])} rounds, median (least to most):\n")
+    table(["of the driver", "ms"], _rows(found))
+
+
+def _rows(found: Mapping[str, Any]) -> Iterator[list[str]]:
+    for name, values in numbers(found).items():
+        yield [SAID[name], Spread.of(values).shown("{:.3f}", 1e3)]
     for sampler, asks in found["ask"].items():
         for known, took in asks.items():
-            print(f"  a draw and its check, {sampler:<6}, {known:>4} known   {Spread.of(took).shown('{:.1f}', 1e3)}")
-    for name, values in numbers(found).items():
-        print(f"  {name:<18}{Spread.of(values).shown('{:.3f}', 1e3)}")
-    for count in (few, many):
-        walls = [one[count]["ends"] for one in found["tune"]]
-        rates = [(len(ends) - 5) / (ends[-1] - ends[4]) for ends in walls]
-        print(f"  trials a second with {count:>2} reports each, two at once: {Spread.of(rates).shown('{:.1f}')}")
-    print(f"  messages a second into the queue   {Spread.of([one['per_s'] for one in found['news']]).shown('{:.0f}')}")
+            yield [f"a draw and its check, {sampler}, {known} known", Spread.of(took).shown("{:.1f}", 1e3)]
+    events = Spread.of(found["ledger"])
+    yield [f"an event in the ledger, on disk, n = {events.n}", events.shown("{:.2f}", 1e3)]
+    for count in map(str, REPORTS):
+        ends = [one[count]["ends"] for one in found["tune"]]
+        rates = Spread.of([(len(one) - 5) / (one[-1] - one[4]) for one in ends]).shown("{:.1f}")
+        yield [f"trials a second with {count} reports each, two at once", f"{rates} a second"]
+    yield [
+        "messages into the queue of news",
+        f"{Spread.of([one['per_s'] for one in found['news']]).shown('{:.0f}')} a second",
+    ]
+
+
+SAID = {
+    "trial_s": "a trial: draw at random, check, note, start, end",
+    "report_s": "an epoch's figure",
+    "message_s": "a message of news, read",
+    "ask_s": "TPE's draw beyond a random one",
+    "ask_growth_s": "and for each trial that it knows",
+    "mirror_trial_s": "MLflow's thread: a trial",
+    "mirror_metric_s": "MLflow's thread: a point of a curve",
+}

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,12 @@ class Spread:
     def plain(self) -> dict[str, float]:
         """For JSON."""
         return asdict(self)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Prints it as a page has it."""
+    for cells in (columns, ["---"] * len(columns), *rows):
+        print("|", " | ".join(map(str, cells)), "|")
 
 
 def keep(folder: Path, name: str, found: Any) -> None:

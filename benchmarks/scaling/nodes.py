@@ -6,18 +6,18 @@ they share is this machine's processors, so a trial sleeps and does not compute.
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .driver_model import Driver
 from .driving import swept
-from .measured import Spread
+from .measured import Spread, table
 from .simulation import Cluster as Simulated
 from .simulation import Outcome, Work, play
 
 SIZES = (1, 2, 5, 10)
 EPOCHS, EPOCH_S = 2, 0.5
-TRIALS = {1: 10, 2: 16, 5: 40, 10: 80}
+TRIALS = {1: 10, 2: 20, 5: 50, 10: 120}
 EMPTY = 40
 RESOURCES = {"CPU": 1.0}
 
@@ -86,36 +86,31 @@ def simulated(driver: Driver, size: int, begin_s: float) -> tuple[float, Outcome
     return steady(ends, size), outcome
 
 
-def show(found: Mapping[str, Any], driver: Driver) -> list[dict[str, Any]]:
-    """Prints what was measured beside what the simulator says; its rows."""
-    print(f"\nseconds to add a node: {Spread.of(found['node_s']).shown('{:.2f}')}, n = {len(found['node_s'])}")
+def show(found: Mapping[str, Any], driver: Driver) -> None:
+    """Prints what was measured beside what the simulator says."""
     begin_s = beside_s(found, driver)
-    print(f"beside its own second a trial takes {begin_s:.3f} s of a place (from one node)")
-    print(
-        "nodes  n  trials/s of 1 s        simulated  empty trials/s        driver ms a trial     GCS ms        spread"
-    )
-    rows = []
+    added = Spread.of(found["node_s"])
+    print(f"\nA node takes {added.shown('{:.1f}')} s to add, n = {added.n}.")
+    print(f"Beside its own second and the driver's time a trial takes {begin_s:.3f} s of a place, by the one node.\n")
+    columns = ["nodes", "n", "trials a second, of 1 s", "simulated", "of 0 s", "driver, ms a trial", "of a core"]
+    table([*columns, "GCS, ms a trial", "first end, s", "nodes used", "trials a node"], _rows(found, driver, begin_s))
+
+
+def _rows(found: Mapping[str, Any], driver: Driver, begin_s: float) -> Iterator[list[Any]]:
     for size in SIZES:
         pairs = found["sweeps"][str(size)]
-        rates = Spread.of([rate(pair["seconds"], size) for pair in pairs])
-        empty = Spread.of([rate(pair["empty"], size) for pair in pairs])
-        cpu = Spread.of([pair["seconds"]["cpu"] / TRIALS[size] for pair in pairs])
-        busy = Spread.of([pair["seconds"]["cpu"] / pair["seconds"]["wall"] for pair in pairs])
-        gcs = Spread.of([pair["gcs"] for pair in pairs])
-        start = Spread.of([pair["seconds"]["start"] for pair in pairs])
-        said, outcome = simulated(driver, size, begin_s)
-        counts = [Counter(pair["seconds"]["nodes"]) for pair in pairs]
-        least, most = min(min(one.values()) for one in counts), max(max(one.values()) for one in counts)
-        print(
-            f"{size:>5}  {len(pairs)}  {rates.shown('{:.2f}'):<23}{said:<11.2f}{empty.shown('{:.1f}'):<22}"
-            f"{cpu.shown('{:.0f}', 1e3):<22}{gcs.shown('{:.0f}', 1e3):<18}"
-            f"{min(map(len, counts))} nodes, {least} to {most} trials each"
-        )
-        row = {"nodes": size, "rate": rates, "simulated": said, "empty": empty, "cpu": cpu, "gcs": gcs, "busy": busy}
-        rows.append(row | {"start": start, "used": min(map(len, counts)), "driver_load": outcome.driver_load})
-    print("driver, share of a core:", ", ".join(f"{row['nodes']}: {row['busy'].shown('{:.2f}')}" for row in rows))
-    print(
-        "seconds until the first trial ended:",
-        ", ".join(f"{row['nodes']}: {row['start'].shown('{:.1f}')}" for row in rows),
-    )
-    return rows
+        slept = [pair["seconds"] for pair in pairs]
+        counts = [Counter(one["nodes"]) for one in slept]
+        yield [
+            size,
+            len(pairs),
+            Spread.of([rate(one, size) for one in slept]).shown("{:.2f}"),
+            f"{simulated(driver, size, begin_s)[0]:.2f}",
+            Spread.of([rate(pair["empty"], size) for pair in pairs]).shown("{:.1f}"),
+            Spread.of([one["cpu"] / TRIALS[size] for one in slept]).shown("{:.0f}", 1e3),
+            Spread.of([one["cpu"] / one["wall"] for one in slept]).shown("{:.2f}"),
+            Spread.of([pair["gcs"] for pair in pairs]).shown("{:.0f}", 1e3),
+            Spread.of([one["start"] for one in slept]).shown("{:.1f}"),
+            min(map(len, counts)),
+            f"{min(min(one.values()) for one in counts)} to {max(max(one.values()) for one in counts)}",
+        ]

@@ -1,11 +1,10 @@
 """The section `paper`: ResNet50 teaches MobileNetV2 on CIFAR-100; bytes counted, steps measured, clusters computed."""
 
 import argparse
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .measured import Spread
+from .measured import Spread, table
 from .rank import messages_of, seconds, transfer_once
 from .step_model import Learner, Network, Place, Trio, line, serial_share, speedup, step, workers_worth
 
@@ -79,41 +78,55 @@ def _with_messages(found: Mapping[str, Any], name: str, fixed: float, sample: fl
 
 def show(found: Mapping[str, Any]) -> dict[str, Any]:
     """Prints bytes, the measured step, and what follows for clusters; what was computed."""
-    print("\nbytes, counted:")
-    for encoding, messages in found["messages"].items():
-        for name, one in messages["learners"].items() if encoding == ENCODINGS[0] else ():
-            gradient = f"gradient {sum(one['buckets']):,} in {len(one['buckets'])} messages"
-            print(f"  {name}: {gradient}, buffers {sum(one['buffers']):,}")
-        layer, _, adapter = messages["transfer"]
-        print(f"  {encoding}, a transfer: the layer {layer:,}, the adapter's gradient {adapter:,}")
     trios = [on_processors(found, one) for one in found["rounds"]]
-    n = len(trios)
-    for index, name in enumerate(("source", "target")):
-        fixed = Spread.of([one.learners[index].fixed_s for one in trios]).shown("{:.3f}")
-        sample = Spread.of([one.learners[index].sample_s for one in trios]).shown("{:.4f}")
-        print(f"  {name}: fixed {fixed} s, a sample {sample} s")
-    print(f"  transfer {Spread.of([one.transfer_s for one in trios]).shown('{:.3f}')} s; n = {n}")
+    print(f"\nOne process, n = {len(trios)}, median (least to most); bytes as counted:\n")
+    table(["", "fixed, s", "a sample, s", "bytes"], _inputs(found, trios))
     share = Spread.of([serial_share(one) for one in trios])
-    print(f"  serial share {share.shown('{:.2f}', 100)} %, so a speed-up of at most {1 / share.median:.0f}")
-    computed: dict[str, Any] = {"serial": share.plain()}
-    middle = sorted(trios, key=serial_share)[n // 2]
+    print(f"\nSerial share {share.shown('{:.1f}', 100)} %.")
+    middle = sorted(trios, key=serial_share)[len(trios) // 2]
     places = {"processors": (middle, Place()), "GPUs": (on_gpus(found), Place(overlap=1.0))}
-    for what, (trio, place) in places.items():
-        print(
-            f"\n{what}, computed: speed-up over one (communication, per cent of the step; broadcasts of the transfer)"
-        )
-        for name, network in NETWORKS.items():
-            cells = []
-            for world in WORLDS:
-                one = step(trio, world, network, place)
-                shares = [100 * one.share(part) for part in (one.communication_s, one.broadcasts_s)]
-                cells.append({"workers": world, "speedup": speedup(trio, world, network, place), "shares": shares})
-            text = "  ".join(
-                f"{c['workers']}: {c['speedup']:.2f} ({c['shares'][0]:.0f}; {c['shares'][1]:.1f})" for c in cells
-            )
-            worth = workers_worth(trio, network, place)
-            print(f"  {name:<9}{text}  worth {worth}")
-            computed[f"{what}, {name}"] = {"cells": cells, "worth": worth}
-    ideal = {what: 1 / serial_share(trio) for what, (trio, _) in places.items()}
-    print("\nspeed-up at any number of workers on a network that costs nothing, at most:", ideal)
-    return computed | {"most": {what: bound if math.isfinite(bound) else None for what, bound in ideal.items()}}
+    computed = {
+        f"{what}, {name}": [_cell(trio, world, network, place) for world in WORLDS]
+        for what, (trio, place) in places.items()
+        for name, network in NETWORKS.items()
+    }
+    worth = {
+        f"{what}, {name}": workers_worth(trio, network, place)
+        for what, (trio, place) in places.items()
+        for name, network in NETWORKS.items()
+    }
+    print("\nComputed: how many times faster than one worker (communication, % of the step):\n")
+    table(
+        ["", *(f"{world} workers" for world in WORLDS[1:]), "worth it"],
+        [
+            [name, *(f"{one['speedup']:.2f} ({one['communication']:.0f})" for one in cells[1:]), worth[name]]
+            for name, cells in computed.items()
+        ],
+    )
+    bounds = {what: 1 / serial_share(trio) for what, (trio, _) in places.items()}
+    return {"clusters": computed, "worth": worth, "serial share": share.plain(), "most": bounds}
+
+
+def _inputs(found: Mapping[str, Any], trios: list[Trio]) -> Iterator[list[str]]:
+    for index, name in enumerate(GPU_TICK_S):
+        learners = [one.learners[index] for one in trios]
+        fixed = Spread.of([one.fixed_s for one in learners]).shown("{:.3f}")
+        sample = Spread.of([one.sample_s for one in learners]).shown("{:.4f}")
+        buckets = learners[0].buckets
+        gradient = f"gradient {sum(buckets):,} in {len(buckets)} messages, statistics {sum(learners[0].buffers):,}"
+        yield [name, fixed, sample, gradient]
+    transfer = Spread.of([one.transfer_s for one in trios]).shown("{:.3f}")
+    for encoding, messages in found["messages"].items():
+        layer, _, adapter = messages["transfer"]
+        took = transfer if encoding == ENCODINGS[0] else ""
+        yield [f"transfer, {encoding}", took, "", f"layer {layer:,}, adapter's gradient {adapter:,}"]
+
+
+def _cell(trio: Trio, workers: int, network: Network, place: Place) -> dict[str, float]:
+    one = step(trio, workers, network, place)
+    return {
+        "workers": workers,
+        "speedup": speedup(trio, workers, network, place),
+        "communication": 100 * one.share(one.communication_s),
+        "broadcasts": 100 * one.share(one.broadcasts_s),
+    }

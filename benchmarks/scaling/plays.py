@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from .driver_model import Driver, Sweep, load, most_at_once
-from .measured import Spread
+from .measured import Spread, table
 from .simulation import Cluster, Halving, Outcome, Work, play
 
 NODES = (10, 30, 100, 300, 1000)
@@ -76,26 +76,30 @@ def _row(driver: Driver, scenario: str, epoch_s: float, nodes: int, played: list
 
 
 def show(driver: Driver, rows: list[dict[str, Any]]) -> None:
-    """Prints rows and where the closed form has the driver's end."""
-    print(
-        "\nsimulated: places at work until the last draw and in all, the driver's load, epochs run and lost, per cent"
+    """Prints rows, and where the closed form has the driver's end."""
+    print(f"\nSimulated, {rows[0]['steady'].n} seeds, per cent:\n")
+    columns = ["scenario", "an epoch, s", "nodes", "places at work until the last draw", "in all", "driver busy"]
+    table([*columns, "by the closed form", "hours", "epochs run", "epochs lost"], map(_shown, rows))
+    print(f"\nComputed: trials at once that the driver bears, of {EPOCHS} epochs:\n")
+    known = (0, 1000, 10000)
+    table(
+        ["an epoch, s", "random draws", *(f"TPE that knows {number}" for number in known)],
+        [
+            [
+                f"{epoch_s:g}",
+                most_at_once(asking(driver, "random"), EPOCHS, epoch_s),
+                *(most_at_once(driver, EPOCHS, epoch_s, number) for number in known),
+            ]
+            for epoch_s in EPOCH_S
+        ],
     )
-    print(
-        "scenario epoch s nodes  until the last   in all           driver           closed  hours             run  lost"
-    )
-    for row in rows:
-        print(
-            f"{row['scenario']:<9}{row['epoch_s']:>7g}{row['nodes']:>6}  {row['steady'].shown('{:.0f}', 100):<17}"
-            f"{row['utilisation'].shown('{:.0f}', 100):<17}{row['driver'].shown('{:.0f}', 100):<17}"
-            f"{100 * row['closed']:<8.0f}{row['makespan_s'].shown('{:.2f}', 1 / 3600):<19}"
-            f"{100 * row['epochs'].median:<5.0f}"
-            f"{100 * row['lost'].median:.2f}"
-        )
-    print("\ncomputed: trials at once that the driver bears, of 30 epochs")
-    for epoch_s in EPOCH_S:
-        few = most_at_once(asking(driver, "random"), EPOCHS, epoch_s)
-        many = {known: most_at_once(driver, EPOCHS, epoch_s, known) for known in (0, 1000, 10000)}
-        print(f"  epochs of {epoch_s:g} s: {few} by random draws; by TPE that knows so many trials: {many}")
+
+
+def _shown(row: Mapping[str, Any]) -> list[Any]:
+    shares = [row[key].shown("{:.0f}", 100) for key in ("steady", "utilisation", "driver")]
+    hours = row["makespan_s"].shown("{:.2f}", 1 / 3600)
+    ends = [f"{100 * row['closed']:.0f}", hours, f"{100 * row['epochs'].median:.0f}", f"{100 * row['lost'].median:.2f}"]
+    return [row["scenario"], f"{row['epoch_s']:g}", row["nodes"], *shares, *ends]
 
 
 def plain(rows: list[dict[str, Any]]) -> list[Mapping[str, Any]]:

@@ -1,13 +1,13 @@
 """The section `step`: the step model's numbers measured, its predictions, and what steps really take."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from . import rank
 from .groups import Group, groups
-from .measured import Spread
+from .measured import Spread, table
 from .step_model import Learner, Link, Network, Place, Step, Trio, line, step
 
 CORES = 2
@@ -111,7 +111,7 @@ def least(rounds: Sequence[Any]) -> Any:
     return min(rounds)
 
 
-def table(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def table_of(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each trio, cycle and number of processes; errors and shares are of each round's own pair."""
     return [_row(found, *kind) for kind in product(rank.TRIOS, rank.CYCLES, WORLDS)]
 
@@ -142,42 +142,66 @@ def _row(found: Mapping[str, Any], name: str, cycle: int, world: int) -> dict[st
 
 
 def show(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Prints what was measured and how far off the model is; the table's rows."""
+    """Prints what was measured and how far off the model is; the rows."""
+    rows = table_of(found)
+    print(f"\nn = {len(found['rounds'])} rounds, median (least to most). What goes into the model:\n")
+    table(["", "fixed, ms", "a sample, ms", "bytes"], _inputs(found))
+    print("\nA step, ms:\n")
+    columns = [
+        "adapter",
+        "cycle",
+        "processes",
+        "measured",
+        "predicted",
+        "error, %",
+        "the least: measured, predicted, error",
+    ]
+    table(columns, [_compared(row) for row in rows])
+    print("\nCommunication, % of the measured step, waiting for the slowest included; in brackets as predicted:\n")
+    columns = ["adapter", "cycle", "processes", "all", "DDP: gradients, statistics", "broadcasts of the transfer"]
+    table(columns, [_shares(row) for row in rows if row["workers"] > 1])
+    return rows
+
+
+def _inputs(found: Mapping[str, Any]) -> Iterator[list[str]]:
     rounds = found["rounds"]
-    n = len(rounds)
-    print(f"\none process, milliseconds (median of {n}, from the least to the most):")
     for name in rank.TRIOS:
-        made = [trio_of(found, one, name, 4) for one in rounds]
-        for index, learner in enumerate(("source", "target")):
-            fixed = Spread.of([trio.learners[index].fixed_s for trio in made])
-            sample = Spread.of([trio.learners[index].sample_s for trio in made])
-            print(f"  {name} {learner:<9}fixed {fixed.shown('{:.1f}', 1e3)}  a sample {sample.shown('{:.3f}', 1e3)}")
-        print(f"  {name} transfer  {Spread.of([trio.transfer_s for trio in made]).shown('{:.1f}', 1e3)}")
-    print(f"crowding of two processes  {Spread.of([crowding_of(one) for one in rounds]).shown('{:.2f}')}")
+        trios = [trio_of(found, one, name, 1) for one in rounds]
+        for index, learner in enumerate(rounds[0]["parts"][name]["steps"]):
+            fixed = Spread.of([trio.learners[index].fixed_s for trio in trios]).shown("{:.1f}", 1e3)
+            sample = Spread.of([trio.learners[index].sample_s for trio in trios]).shown("{:.3f}", 1e3)
+            yield [f"{learner}, {name}", fixed, sample, f"{sum(trios[0].learners[index].buckets):,}"]
+        transfer = Spread.of([trio.transfer_s for trio in trios]).shown("{:.1f}", 1e3)
+        layer, _, adapter = trios[0].messages
+        yield [f"transfer, {name}", transfer, "", f"layer {layer:,}, adapter {adapter:,}"]
     for kind in ("reduce", "broadcast"):
         links = [getattr(network_of(one), kind) for one in rounds]
-        latency = Spread.of([link.latency_s for link in links]).shown("{:.0f}", 1e6)
+        latency = Spread.of([link.latency_s for link in links]).shown("{:.3f}", 1e3)
         rate = Spread.of([link.bytes_per_s for link in links]).shown("{:.0f}", 1e-6)
-        print(f"{kind:<10}a message {latency} us, {rate} MB/s")
-    print("bytes:", found["messages"])
-    rows = table(found)
-    print(f"\na step, milliseconds, n = {n}; of each the median, least and most, and the least against the least:")
-    print("trio   cycle  W  measured              predicted             error, %            least of both    error, %")
-    for row in rows:
-        off = 100 * (row["least predicted_s"] / row["least_s"] - 1)
-        print(
-            f"{row['trio']:<8}{row['cycle']:>4}{row['workers']:>3}  {row['measured_s'].shown('{:.0f}', 1e3):<22}"
-            f"{row['predicted_s'].shown('{:.0f}', 1e3):<22}{row['error'].shown('{:+.0f}', 100):<20}"
-            f"{1e3 * row['least_s']:.0f} {1e3 * row['least predicted_s']:.0f} {off:>+14.0f}"
-        )
-    print("\ncommunication, per cent of the measured step, waiting for the slowest included; in brackets as predicted:")
-    print("trio   cycle  W  all              DDP: gradients, statistics   broadcasts of the transfer")
-    for row in rows:
-        if row["workers"] > 1:
-            said = [row[f"predicted {key}"].shown("{:.0f}", 100) for key in ("ddp", "broadcasts")]
-            found_ = [row[key].shown("{:.0f}", 100) for key in ("communication", "ddp", "broadcasts")]
-            print(
-                f"{row['trio']:<8}{row['cycle']:>4}{row['workers']:>3}  {found_[0]:<17}"
-                f"{found_[1]} [{said[0]}]   {found_[2]} [{said[1]}]"
-            )
-    return rows
+        yield [f"a message, {kind}", latency, "", f"{rate} MB/s"]
+    yield ["crowding of two processes", f"x {Spread.of([crowding_of(one) for one in rounds]).shown('{:.2f}')}", "", ""]
+
+
+def _compared(row: Mapping[str, Any]) -> list[Any]:
+    off = 100 * (row["least predicted_s"] / row["least_s"] - 1)
+    return [
+        row["trio"],
+        row["cycle"],
+        row["workers"],
+        row["measured_s"].shown("{:.0f}", 1e3),
+        row["predicted_s"].shown("{:.0f}", 1e3),
+        row["error"].shown("{:+.0f}", 100),
+        f"{1e3 * row['least_s']:.0f}, {1e3 * row['least predicted_s']:.0f}, {off:+.0f} %",
+    ]
+
+
+def _shares(row: Mapping[str, Any]) -> list[Any]:
+    ddp, broadcasts = (row[f"predicted {key}"].shown("{:.0f}", 100) for key in ("ddp", "broadcasts"))
+    return [
+        row["trio"],
+        row["cycle"],
+        row["workers"],
+        row["communication"].shown("{:.0f}", 100),
+        f"{row['ddp'].shown('{:.0f}', 100)} [{ddp}]",
+        f"{row['broadcasts'].shown('{:.0f}', 100)} [{broadcasts}]",
+    ]
