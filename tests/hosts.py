@@ -56,7 +56,7 @@ ENVIRONMENT = {
     # and a node that the head is, for else its workers would live and hold their record for minutes
     "RAY_grpc_client_keepalive_time_ms": "1000",
     "RAY_grpc_client_keepalive_timeout_ms": "1000",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "3",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 
 

@@ -131,7 +131,7 @@ def test_a_sweep_fills_three_hosts_and_goes_on_without_one(cluster: Cluster, run
     driver, writers = cluster.sweep(runs)
     record, writer = writers.popitem()
     cluster.writer_at(STRUCK, driver, record)
-    strike(record, writer.node.cut, "network cut, a trial on hosts")
+    strike(record, writer.node.kill, "node killed, a trial on hosts")
     driver.end()
     assert len(list(runs.glob("tiny/*/result.json"))) == 3 and not any(map(resumed, writers))
     assert_runs_equal(record, again_alone(record, tmp_path / "alone"))
