@@ -8,12 +8,12 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from cluster.nodes import queue_here
-from cluster.session import check_fits, session
+from cluster.session import check_fits, lacking, session
 from cluster.trust import check_cluster
 from mergenet.config import InputError
 from mergenet.training import ranks
@@ -26,6 +26,7 @@ from mergenet.training.spec import RunSpec
 
 MAX_FAILURES = 3
 REPORT_EVERY_S = 0.25
+SILENCE_S = 60.0
 
 
 def launch(spec: RunSpec, sizes: Sequence[int], reporter: Reporter) -> None:
@@ -89,7 +90,7 @@ def _fit(spec: RunSpec, sizes: Sequence[int], reporter: Reporter, storage: str) 
         ),
     )
     try:
-        with _relayed(news, reporter):
+        with _relayed(news, reporter, lambda: lacking(sizes[0], spec.device)):
             result = trainer.fit()
     except SystemExit:  # what Ray makes of Ctrl-C and of a request to terminate
         raise KeyboardInterrupt from None
@@ -153,10 +154,14 @@ class _ToDriver:
 
 
 @contextmanager
-def _relayed(news: Any, reporter: Reporter) -> Iterator[None]:
-    """Hands the workers' news to `reporter` in the background."""
+def _relayed(news: Any, reporter: Reporter, lack: Callable[[], str | None]) -> Iterator[None]:
+    """Hands the workers' news to `reporter` in the background.
+
+    Args:
+        lack: of what the cluster has less than is needed, in words; None for nothing.
+    """
     ended = threading.Event()
-    relay = threading.Thread(target=_relay, args=(news, reporter, ended), daemon=True)
+    relay = threading.Thread(target=_relay, args=(news, reporter, lack, ended), daemon=True)
     relay.start()
     try:
         yield
@@ -166,17 +171,23 @@ def _relayed(news: Any, reporter: Reporter) -> Iterator[None]:
         reporter.stop()
 
 
-def _relay(news: Any, reporter: Reporter, ended: threading.Event) -> None:
+def _relay(news: Any, reporter: Reporter, lack: Callable[[], str | None], ended: threading.Event) -> None:
     from ray.exceptions import RayError
     from ray.util.queue import Empty
 
+    heard = time.monotonic()
     while True:
         try:
             kind, *values = news.get(timeout=REPORT_EVERY_S)
         except Empty:
             if ended.is_set():
                 return
+            if time.monotonic() - heard > SILENCE_S:  # Ray waits without a word for a node to come
+                heard = time.monotonic()
+                if (missing := lack()) is not None:
+                    reporter.say(f"waiting for workers: {missing}")
             continue
         except RayError:  # the queue went with its cluster
             return
+        heard = time.monotonic()
         getattr(reporter, kind)(*values)

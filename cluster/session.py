@@ -153,9 +153,14 @@ def check_fits(workers: int, device: str) -> None:
     Raises:
         InputError: more workers than processors (or GPUs).
     """
+    if (missing := lacking(workers, device)) is not None:
+        raise InputError(f"--workers {workers}: {missing}")
+
+
+def lacking(workers: int, device: str) -> str | None:
+    """Of what there is less than so many workers need, in words; None for nothing."""
     there, what = available(device), "GPUs" if device == "cuda" else "processors"
-    if workers > there:
-        raise InputError(f"--workers {workers}: {where()} has {there} {what}, and each worker needs one")
+    return f"{where()} has {there} {what}, and each worker needs one" if workers > there else None
 
 
 def where() -> str:

@@ -106,9 +106,7 @@ def _refuse_two_launchers(address: str | None) -> None:
     from mergenet.training import ranks
 
     if address is not None and ranks.launched_by_torchrun():
-        raise InputError(
-            f"--address {address} (or RAY_ADDRESS): torchrun has started {ranks.world()} processes here; leave one out"
-        )
+        raise InputError(f"--address {address} (or RAY_ADDRESS): this process is one of torchrun's; leave one out")
 
 
 def _own_group(address: str | None, device: str) -> AbstractContextManager[None]:
