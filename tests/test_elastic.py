@@ -77,10 +77,13 @@ def waits():
 
 
 class Held(nn.Sequential):
+    rehearsed = False  # the first pass lays out DDP's buckets, before the run has gone on
+
     def forward(self, images):
         end = time.monotonic() + 240
-        while waits() and time.monotonic() < end:
+        while self.rehearsed and waits() and time.monotonic() < end:
             time.sleep(0.05)
+        self.rehearsed = True
         return super().forward(images)
 
 
