@@ -10,7 +10,8 @@
 `show`: prints and draws what was kept before.
 
 Everything of one section takes its turn in every round. What is found is kept as JSON, with two plots.
-The whole takes about ten minutes on two cores. The models are `scaling/{step_model,driver_model,simulation}.py`.
+The whole took 18 minutes on two cores that were not idle. The models are `scaling/step_model.py`, `driver_model.py`
+and `simulation.py`.
 """
 
 import argparse
