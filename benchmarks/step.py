@@ -91,6 +91,7 @@ def transfer(graph: Graph, step: int) -> None:
     one = graph.edges["main"].transfer
     one.read(step)
     one.write()
+    one.port.tensors[0].data.add_(1e-6)  # training moves it: from a weight that stands still nothing is learned
     one.learn()
 
 
