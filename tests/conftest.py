@@ -7,12 +7,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from xdist.scheduler import LoadScopeScheduling
 
 from mergenet import cli
 from mergenet.config import merge, parse
@@ -26,13 +28,27 @@ REAL = Path(os.environ.get("MERGENET_DATA") or "data").absolute()
 RAY_IS_FREE_WITHIN_S = 1200.0
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types here
+    """Tests of a file stay together, and so do those of all files that start a Ray, of which there may be one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if _starts_ray(self.config.rootpath / file) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """How tests are dealt out to processes."""
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file stay together, and those of all files that start a Ray, which begin first: they wait a lot."""
-    ray = {item.path for item in items if "only_ray" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in ray else item.path.name))
-    items.sort(key=lambda item: item.path not in ray)
+    """Those that start a Ray begin first: they wait a lot."""
+    items.sort(key=lambda item: not _starts_ray(item.path))
+
+
+@cache
+def _starts_ray(path: Path) -> bool:
+    return "only_ray" in path.read_text()
 
 
 @pytest.fixture(autouse=True)
