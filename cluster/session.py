@@ -98,8 +98,7 @@ def host_and_port(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     if not colon or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(
-            f"--address {address} (or RAY_ADDRESS): write HOST:PORT, as `ray start --head` says it, on a machine of "
-            "the cluster"
+            f"--address {address}: write HOST:PORT, as `ray start --head` says it, on a machine of the cluster"
         )
     return host.strip("[]"), int(port)
 

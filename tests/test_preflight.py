@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from PIL import Image
 from ray import cloudpickle
 
 from cluster import allreduce, checks, preflight, storage
+from cluster import session as way_in
 from cluster.checks import Host
 from cluster.finding import Finding, good
 from cluster.nodes import Failed, Node, alive, ask, in_one_line
@@ -221,11 +222,11 @@ def test_a_token_that_the_cluster_does_not_take_is_said(
 ) -> None:
     """Ray raises no more than that it is not connected, after it has said why below Python."""
 
-    def refused(dashboard: bool, address: str) -> AbstractContextManager[None]:
+    def refused(address: str) -> None:
         os.write(2, b"gcs_client.cc:210: Unauthenticated: InvalidAuthToken\n")
         raise ConnectionError("Failed to connect to Ray cluster")
 
-    monkeypatch.setattr(preflight, "session", refused)
+    monkeypatch.setattr(way_in, "_init", refused)
     with socket.create_server(("127.0.0.1", 0)) as head:
         at = f"127.0.0.1:{head.getsockname()[1]}"
         (found,) = preflight.preflight(Wanted(at, {}, "runs", None, "cpu"))

@@ -23,8 +23,8 @@ RUN = ["train", "digits-cross-structure"]
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("head", "--address head (or RAY_ADDRESS): write HOST:PORT"),
-        ("auto", "--address auto (or RAY_ADDRESS): write HOST:PORT"),
+        ("head", "--address head: write HOST:PORT"),
+        ("auto", "--address auto: write HOST:PORT"),
         ("http://127.0.0.1:8265", "write HOST:PORT, as `ray start --head` says it"),
         ("127.0.0.1:99999", "write HOST:PORT"),
         ("127.0.0.1:1", "nothing answers at 127.0.0.1:1: Connection refused"),
