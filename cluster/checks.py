@@ -170,7 +170,7 @@ def _host() -> Host:
     ]
     clusters = {word.partition("=")[2] for word in words if word.startswith("--gcs-address=")}
     # Ray's own questions about itself go to the address in the environment, else to whichever cluster they find
-    knows_its_own = os.environ.get("RAY_ADDRESS") == ray.get_runtime_context().gcs_address
+    knows_its_own = ray.is_initialized() and os.environ.get("RAY_ADDRESS") == ray.get_runtime_context().gcs_address
     name, booted = platform.node(), boot.read_text().strip() if boot.exists() else ""
     return Host(name, booted, tuple(sorted(clusters)), knows_its_own)
 

@@ -13,6 +13,7 @@ import pytest
 from mergenet.config import as_yaml
 from mergenet.training.files import read_json, read_result
 from tests.conftest import SMALL, Outcome
+from tests.nodes import nodes_on_loopback
 
 Call = Callable[..., Outcome]
 
@@ -75,14 +76,8 @@ def dashboard(only_ray: None) -> Iterator[str]:
 
     One node, because those of one machine share the folder in which Ray lays a job out, and take it from each other.
     """
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster()
-    try:
-        head = cluster.add_node(node_ip_address="127.0.0.2", num_cpus=2, include_dashboard=True)
-        yield f"http://{head.webui_url}"
-    finally:
-        cluster.shutdown()
+    with nodes_on_loopback(1, processors=2, dashboard=True) as cluster:
+        yield f"http://{cluster.head_node.webui_url}"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from cluster.session import session
 from cluster.trust import check_cluster
 from mergenet.config import parse
 from mergenet.experiment import Experiment
-from mergenet.training.files import has_begun, is_being_written
+from mergenet.training.files import has_begun, is_being_written, read_result, wait_until_free
 from mergenet.training.record import Record
 from tune.search.ledger import Ledger, Trial, trials_of
 from tune.search.memory import Memory
@@ -83,9 +83,15 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _note_in_record(plan: SweepPlan, trial: Trial) -> None:
-    """The several workers of a trial that was stopped are ended with it, and could not say so in the run's record."""
+    """The several workers of a trial that was stopped are ended with it, and could not say so in the run's record.
+
+    They may live a moment longer than their driver.
+    """
     folder = plan.folder.parent / trial.run
-    if trial.state != "stopped" or not has_begun(folder) or is_being_written(folder):
+    if trial.state != "stopped" or not has_begun(folder) or read_result(folder) is not None:
+        return
+    wait_until_free(folder)
+    if is_being_written(folder):
         return
     record = Record(folder)
     if not record.has_result():
