@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from cluster.nodes import queue_here
@@ -136,21 +136,35 @@ class _ToDriver:
         self._last = 0.0
 
     def start(self, ticks: int, done: int) -> None:
-        self._news.put(("start", ticks, done))
+        self._tell("start", ticks, done)
 
     def tick(self, done: int) -> None:
         if time.monotonic() - self._last >= REPORT_EVERY_S:
             self._last = time.monotonic()
-            self._news.put(("tick", done))
+            self._tell("tick", done)
 
     def validated(self, epoch: int, measured: Mapping[str, Mapping[str, float]]) -> None:
-        self._news.put(("validated", epoch, measured))
+        self._tell("validated", epoch, measured)
 
     def say(self, text: str) -> None:
-        self._news.put(("say", text))
+        self._tell("say", text)
 
     def stop(self) -> None:
-        self._news.put(("stop",))
+        with suppress(KeyboardInterrupt):
+            self._tell("stop")
+
+    def _tell(self, *news: Any) -> None:
+        """A driver that has gone wants no more of the run.
+
+        Raises:
+            KeyboardInterrupt: it has.
+        """
+        from ray.exceptions import RayActorError
+
+        try:
+            self._news.put(news)
+        except RayActorError:
+            raise KeyboardInterrupt from None
 
 
 @contextmanager

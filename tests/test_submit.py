@@ -162,7 +162,8 @@ def test_ctrl_c_leaves_the_job_running_and_stop_ends_it(
     assert (code, out.strip()) == (0, f"job {job}: STOPPED")
     (record,) = runs.glob("small/*-s0")
     wait_for(lambda: read_result(record) is not None)
-    assert (read_result(record) or {})["status"] == "interrupted", "what it has done is kept"
+    result = read_result(record)
+    assert result is not None and result["status"] == "interrupted", result
     code, _, err = call("cluster", "stop", job, "--address", dashboard)
     assert code == 2 and "is over: STOPPED" in err
 
