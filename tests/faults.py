@@ -5,16 +5,16 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 
-from mergenet.config import as_yaml, merge, parse
+from mergenet.config import InputError, as_yaml, merge, parse
 from mergenet.experiment import Experiment
-from mergenet.training.files import read_json, read_metrics
+from mergenet.training.files import read_json, read_metrics, read_result
 from mergenet.training.record import read_experiment
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
@@ -38,6 +38,9 @@ SWEEP = {
     "change": {"training.epochs": 9, "training.batch_size": 700, "checkpoint.every": 3},
     "budget": {"trials": 3},
 }
+
+COSTS = os.environ.get("MERGENET_FAULTS")
+"""A file for what faults cost; where one is named, each kind of fault is tried on each kind of cluster."""
 
 STRUCK = 5
 """The tick after which a fault comes; the checkpoint before it was written in the midst of a cycle."""
@@ -195,19 +198,27 @@ def resumed(record: Path) -> list[int]:
 def strike(record: Path, fault: Callable[[], None], name: str, within: float = 150.0) -> None:
     """Lets `fault` happen to a run that has not been disturbed, and waits until it goes on from a checkpoint.
 
-    What it cost is kept in the file that MERGENET_FAULTS names.
+    What it cost is kept, where there is a file for it.
     """
     begin, done = time.monotonic(), ticks(record)
     fault()
     while not resumed(record):
-        assert not (record / "result.json").exists(), f"{name}: it ended, and did not go on"
+        assert not _has_finished(record), f"{name}: it ended, and did not go on"
         assert time.monotonic() < begin + within, f"{name}: it did not go on"
         time.sleep(0.1)
     seconds, (tick,) = time.monotonic() - begin, resumed(record)
     assert 0 < tick <= done + 1
-    if named := os.environ.get("MERGENET_FAULTS"):
-        with Path(named).open("a") as file:
+    if COSTS:
+        with Path(COSTS).open("a") as file:
             file.write(json.dumps({"fault": name, "seconds": round(seconds, 1), "wasted_ticks": done - tick}) + "\n")
+
+
+def _has_finished(record: Path) -> bool:
+    """A worker that loses another one may have said that the run failed; who goes on takes that back."""
+    with suppress(InputError):
+        result = read_result(record)
+        return result is not None and result["status"] == "finished"
+    return False
 
 
 # --- processes ---------------------------------------------------------------------------------------------------

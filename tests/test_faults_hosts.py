@@ -10,6 +10,7 @@ import pytest
 from mergenet.training.files import is_being_written
 from tests.compare import assert_runs_equal
 from tests.faults import (
+    COSTS,
     STRUCK,
     Cluster,
     Command,
@@ -25,6 +26,10 @@ from tests.hosts import Host, Hosts, head_on, hosts, join, lacking
 from tests.mirrors import recorded, sent, sent_if_there
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=f"hosts in namespaces: {lacking()}")
+
+also_on_nodes = pytest.mark.skipif(
+    not COSTS, reason="done on nodes too; MERGENET_FAULTS=FILE does it here, and keeps what it cost"
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +106,7 @@ def test_a_run_on_two_hosts_equals_one_on_one_though_mlflow_was_away(
     assert sent(record, database) == recorded(record)
 
 
-@pytest.mark.parametrize("fault", ["worker killed", "network cut", "node killed"])
+@pytest.mark.parametrize("fault", ["network cut", "node killed", pytest.param("worker killed", marks=also_on_nodes)])
 def test_a_run_goes_on_from_its_checkpoint(cluster: Cluster, undisturbed: Path, runs: Path, fault: str) -> None:
     """What is struck writes the record: the other nodes must find its checkpoints, and the record free."""
     driver, record = cluster.train(runs)
@@ -127,6 +132,7 @@ def test_a_run_whose_driver_is_killed_is_resumed(cluster: Cluster, undisturbed: 
     assert_runs_equal(record, undisturbed)
 
 
+@also_on_nodes
 def test_a_sweep_fills_three_hosts_and_goes_on_without_one(cluster: Cluster, runs: Path, tmp_path: Path) -> None:
     driver, writers = cluster.sweep(runs)
     record, writer = writers.popitem()

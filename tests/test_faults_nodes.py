@@ -69,9 +69,12 @@ def runs(cluster: Cluster, request: pytest.FixtureRequest) -> Path:
     return cluster.folder / request.node.name
 
 
-def test_a_run_on_two_nodes_equals_one_on_one(cluster: Cluster, runs: Path, tmp_path: Path) -> None:
+def test_a_run_on_two_nodes_equals_one_on_one_though_a_worker_is_killed(
+    cluster: Cluster, runs: Path, tmp_path: Path
+) -> None:
     driver, record = cluster.train(runs)
     assert cluster.workers() == [0, 1, 1]
+    strike(record, cluster.writer_at(STRUCK, driver, record).process.kill, "worker killed, nodes")
     driver.end()
     assert_runs_equal(record, train_here(tmp_path))
 
