@@ -19,8 +19,9 @@ from mergenet.config import InputError
 from mergenet.training import ranks
 from mergenet.training.files import wait_until_free
 from mergenet.training.record import Record
+from mergenet.training.remote import Away
 from mergenet.training.reporter import Reporter
-from mergenet.training.run import execute, unfinished
+from mergenet.training.run import execute, record_end, unfinished
 from mergenet.training.sizes import among
 from mergenet.training.spec import RunSpec
 
@@ -43,7 +44,8 @@ def launch(spec: RunSpec, sizes: Sequence[int], reporter: Reporter) -> None:
     reporter.say(f"starting {among(sizes)} worker{'' if sizes[-1] == 1 else 's'} on Ray")
     with session():
         check_cluster(spec.folder.parents[1], spec.data)
-        Record(spec.folder).close()  # refuses a folder that cannot be written, or that another process writes
+        if spec.remote is None:
+            Record(spec.folder).close()  # refuses a folder that cannot be written, or that another process writes
         train_together(spec, sizes, reporter)
 
 
@@ -54,19 +56,9 @@ def train_together(spec: RunSpec, sizes: Sequence[int], reporter: Reporter) -> N
         with tempfile.TemporaryDirectory(prefix="mergenet-ray-", ignore_cleanup_errors=True) as storage:
             _fit(spec, sizes, reporter, storage)
     except BaseException as error:
-        _record_end(spec, error)
+        with suppress(InputError, Away):  # a worker that cannot be reached writes it still; what counts is `error`
+            record_end(spec, unfinished(error))
         raise
-
-
-def _record_end(spec: RunSpec, error: BaseException) -> None:
-    """A worker that was killed could not say so in the run's record."""
-    try:
-        record = Record(spec.folder)
-    except InputError:  # one that cannot be reached writes it still; what is to be said is `error`
-        return
-    if not record.has_result():
-        record.finish(unfinished(error))
-    record.close()
 
 
 def _fit(spec: RunSpec, sizes: Sequence[int], reporter: Reporter, storage: str) -> None:

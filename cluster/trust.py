@@ -6,6 +6,7 @@ from pathlib import Path
 from cluster.nodes import alive
 from cluster.preflight import Wanted, carry_out, checks_of
 from mergenet.config import InputError
+from mergenet.training.files import copied_from
 
 
 def check_cluster(runs: Path, data: Mapping[str, str], trainers: bool = False) -> None:
@@ -22,7 +23,7 @@ def check_cluster(runs: Path, data: Mapping[str, str], trainers: bool = False) -
     if len(alive()) == 1:
         return
     needed = {"versions", "storage", "data"} | ({"State API"} if trainers else set())
-    for check in checks_of(Wanted(None, data, str(runs), None, "auto")):
+    for check in checks_of(Wanted(None, data, copied_from(runs) or str(runs), None, "auto")):
         if check.name in needed:
             found = carry_out(check)
             if found.verdict == "bad":

@@ -14,6 +14,7 @@ from mergenet.config import InputError
 from mergenet.experiment import Experiment, load_experiment
 from mergenet.jobs import prepare, prepare_resume, resolve_device, train
 from mergenet.training import ranks
+from mergenet.training.copies import record_here, runs_here
 from mergenet.training.export import export_model
 from mergenet.training.files import read_metrics, read_result
 from mergenet.training.record import read_experiment, read_manifest
@@ -83,7 +84,7 @@ def run(
         experiment: from `load_experiment`.
         seed: of weights, order, augmentation and dropout.
         data: name of a data set -> its folder; what is left out is looked for in `$MERGENET_DATA` (else `data`).
-        runs: folder of all records.
+        runs: folder of all records, or the URI of one in an object store.
         workers: processes that share each batch, on Ray Train above 1; (MIN, MAX) where their number may change.
         device: auto (a GPU where there is one), cpu or cuda.
         threads: torch's a process on a CPU; another number may round differently.
@@ -98,7 +99,7 @@ def run(
     device = resolve_device(device)
     with ranks.process_group(ranks.own_device(device)):
         paths = {name: str(path) for name, path in (data or {}).items()}
-        job = prepare(experiment, paths, Path(runs), seed, _range(workers), device, threads, allow_code)
+        job = prepare(experiment, paths, runs_here(runs), seed, _range(workers), device, threads, allow_code)
         train(job, mlflow, Silent() if quiet else Terminal())
     return Run(job.spec.folder)
 
@@ -112,7 +113,7 @@ def resume(
     allow_code: bool = False,
     quiet: bool = False,
 ) -> Run:
-    """Goes on with the run recorded in `folder`, with the threads and device it began with.
+    """Goes on with the run recorded in `folder` (or at this URI), with the threads and device it began with.
 
     Args:
         workers: None for as many as it had last; with another number the run is marked.
@@ -120,11 +121,12 @@ def resume(
     Raises:
         InputError: no such record, or experiment, data or weights are not those the run began with.
     """
-    manifest = read_manifest(Path(folder))
+    folder = record_here(folder)
+    manifest = read_manifest(folder)
     with ranks.process_group(ranks.own_device(manifest["device"])):
         paths = {name: str(path) for name, path in (data or {}).items()}
         wanted = None if workers is None else _range(workers)
-        job = prepare_resume(Path(folder), paths, manifest["device"], wanted, allow_code)
+        job = prepare_resume(folder, paths, manifest["device"], wanted, allow_code)
         train(job, mlflow, Silent() if quiet else Terminal())
     return Run(job.spec.folder)
 
@@ -137,10 +139,11 @@ def _range(workers: int | tuple[int, int]) -> range:
 
 
 def read_run(folder: str | Path) -> Run:
-    """The record in `folder`.
+    """The record in `folder`, or at this URI.
 
     Raises:
         InputError: there is none.
     """
-    read_manifest(Path(folder))
-    return Run(Path(folder))
+    folder = record_here(folder)
+    read_manifest(folder)
+    return Run(folder)

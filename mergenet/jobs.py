@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +14,17 @@ from mergenet.config import InputError
 from mergenet.experiment import Experiment
 from mergenet.models import check_code, names_code
 from mergenet.training import ranks
+from mergenet.training.copies import check_writable, fetch, following
 from mergenet.training.export import export_model
-from mergenet.training.files import has_begun, is_being_written, read_json, read_result, shown, world_sizes
+from mergenet.training.files import (
+    copied_from,
+    has_begun,
+    is_being_written,
+    read_json,
+    read_result,
+    shown,
+    world_sizes,
+)
 from mergenet.training.plan import Plan, make_plan
 from mergenet.training.record import read_experiment, read_manifest, run_folder
 from mergenet.training.reporter import Reporter
@@ -78,7 +87,8 @@ def prepare(
     data = data_of(experiment, located)
     *_, plan = (make_plan(experiment, seed, data, size) for size in sizes)
     folder = run_folder(runs, experiment.name, plan.hash, seed).absolute()
-    return Job(RunSpec(experiment, seed, located, folder, device, threads), plan, sizes)
+    spec = RunSpec(experiment, seed, located, folder, device, threads, remote=copied_from(folder))
+    return Job(spec, plan, sizes)
 
 
 def prepare_resume(folder: Path, paths: Mapping[str, str], device: str, workers: range | None, allow_code: bool) -> Job:
@@ -102,7 +112,8 @@ def prepare_resume(folder: Path, paths: Mapping[str, str], device: str, workers:
         raise InputError(
             f"--resume {folder}: experiment, data, weights or numerics differ from those the run began with"
         )
-    spec = RunSpec(experiment, manifest["seed"], located, folder.absolute(), device, manifest["threads"], origins)
+    folder, seed, threads = folder.absolute(), manifest["seed"], manifest["threads"]
+    spec = RunSpec(experiment, seed, located, folder, device, threads, origins, copied_from(folder))
     return Job(spec, plan, sizes, resumed=True)
 
 
@@ -134,7 +145,7 @@ def train(job: Job, mlflow: str, reporter: Reporter, cluster: bool = False) -> b
         raise InputError(found)
     if found:
         return False
-    with _mirrored(job, mlflow, reporter):
+    with _mirrored(job, mlflow, reporter), _followed(job):
         if cluster or (job.sizes[-1] > 1 and not ranks.launched_by_torchrun()):
             _launch(job, reporter)
         else:
@@ -145,6 +156,8 @@ def train(job: Job, mlflow: str, reporter: Reporter, cluster: bool = False) -> b
 def _found(job: Job) -> bool | str:
     """Whether the run's folder holds this very run, finished; a line where it holds what must not be touched."""
     spec, folder = job.spec, shown(job.spec.folder)
+    fetch(spec.folder)
+    check_writable(spec.folder.parents[1])
     if not has_begun(spec.folder):
         return False
     if is_being_written(spec.folder):
@@ -173,6 +186,11 @@ def _made_otherwise(job: Job) -> str | None:
                 f"add {option} {begun[key]} to see it, or choose other --runs"
             )
     return None
+
+
+def _followed(job: Job) -> AbstractContextManager[None]:
+    """The copy of a record that is kept elsewhere, up to date for who looks at it here."""
+    return following(job.spec.folder) if ranks.rank() == 0 else nullcontext()
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from cluster.side_by_side import Workers
 from cluster.trust import check_cluster
 from mergenet.config import InputError
 from mergenet.training.checkpoint import checkpoints, problem_of
-from mergenet.training.files import has_begun, is_being_written, replacing, shown
+from mergenet.training.copies import check_writable, fetch
+from mergenet.training.files import copied_from, has_begun, is_being_written, replacing, shown
+from mergenet.training.place import hand_on
 from mergenet.training.record import read_manifest, run_folder
 from mergenet.training.spec import RunSpec
 from mergenet.training.trained import read_trained
@@ -141,7 +143,10 @@ def _lacking(table: TablePlan, groups: Iterable[Group], found: Mapping[str, Evid
 
 def _has_weights(evidence: Evidence | None) -> bool:
     """Whether its last checkpoint is there and whole."""
-    there = checkpoints(evidence.folder / "checkpoints") if evidence is not None and evidence.folder is not None else []
+    if evidence is None or evidence.folder is None:
+        return False
+    fetch(evidence.folder, states=True)
+    there = checkpoints(evidence.folder / "checkpoints")
     return bool(there) and problem_of(there[-1]) is None
 
 
@@ -149,7 +154,8 @@ def _job(group: Group, table: TablePlan, places: Places) -> Job:
     files = {learner: str(places.weights(origin.cell)) for learner, origin in group.origins.items()}
     experiment = group.experiment.with_weights(files)
     folder = run_folder(places.runs, experiment.name, group.plan.hash, group.seed).absolute()
-    spec = RunSpec(experiment, group.seed, table.paths, folder, places.device, places.threads, group.origins)
+    setting = (places.device, places.threads, group.origins, copied_from(folder))
+    spec = RunSpec(experiment, group.seed, table.paths, folder, *setting)
     return Job(spec, group.cells, group.plan.ticks, frozenset(group.plan.cells.values()))
 
 
@@ -186,6 +192,7 @@ def train_missing(
     Returns:
         How many failed.
     """
+    check_writable(ablation.places.runs)
     teller.begin(ablation.jobs)
     try:
         with session():
@@ -215,6 +222,7 @@ def _train(ablation: Ablation, workers: Workers, teller: Teller, finished: Calla
             break
         for end in workers.wait():
             job = by_folder[end.spec.folder]
+            fetch(end.spec.folder)
             if end.failure is None:
                 folders |= dict.fromkeys(job.makes, end.spec.folder)
                 finished(job)
@@ -244,4 +252,5 @@ def _handed_on(key: str, places: Places, folder: Path | None) -> bool:
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as aside:
         save_file(dict(trained.weights), aside)
+    hand_on(file)
     return True

@@ -137,12 +137,12 @@ def _check_words(words: Sequence[str], runs_are_known: bool) -> None:
     context = SENT[words[0]].make_context(words[0], list(words[1:]))
     said = context.get_parameter_source("runs") is ParameterSource.COMMANDLINE
     runs = str(context.params["runs"])
-    if said and not runs.startswith("/"):
+    if said and not (runs.startswith("/") or "://" in runs):
         raise InputError(f"--runs {runs}: a job's own folder is gone when it ends; name one that all nodes share, by /")
     if not said and not runs_are_known and not context.params["dry_run"]:
         raise InputError(
-            f"say where the records lie on the cluster: {words[0]} ... --runs /FOLDER, which all nodes share "
-            "(or --env MERGENET_RUNS=/FOLDER before the --)"
+            f"say where the records lie on the cluster: {words[0]} ... --runs /FOLDER, which all nodes share, or "
+            "s3://BUCKET/FOLDER (or --env MERGENET_RUNS=/FOLDER before the --)"
         )
 
 

@@ -6,15 +6,15 @@ import click
 
 
 @click.command(short_help="Writes a trained model for use elsewhere.")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run")
 @click.option("--learner", metavar="NAME", help="Which of the run's learners.  [default: the clock's]")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="The folder to write.  [default: RUN/export/LEARNER]"
 )
 @click.option("--no-program", is_flag=True, help="Leaves out model.pt2, the program that needs torch alone.")
 @click.option("--allow-code", is_flag=True, help="Lets a model of your own, package.module:function, run.")
-def export(run: Path, learner: str | None, out: Path | None, no_program: bool, allow_code: bool) -> None:
-    """Writes a trained learner of the finished run recorded in the folder RUN: weights, model, card.
+def export(run: str, learner: str | None, out: Path | None, no_program: bool, allow_code: bool) -> None:
+    """Writes a trained learner of the finished run recorded in RUN, a folder or a URI: weights, model, card.
 
     \b
     mergenet export runs/digits-cross-structure/0123abcd-s0

@@ -75,6 +75,7 @@ def plan(
     )
     from mergenet.cli.planning import Asked, planned
     from mergenet.jobs import resolve_device
+    from mergenet.training.copies import fetch_all, runs_here
 
     asked = Asked(
         named,
@@ -82,7 +83,7 @@ def plan(
         scale or "digits",
         seeds,
         data,
-        Path(runs),
+        fetch_all(runs_here(runs)),
         Path(results),
         resolve_device(device),
         threads,

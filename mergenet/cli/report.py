@@ -50,7 +50,7 @@ def is_sweep(named: str, runs: Path) -> bool:
     from tune.search.ledger import DEFINITION, find_logs
     from tune.search.sweep import holds_sweep, sweeps
 
-    begun = (Path(named) / DEFINITION).exists() or bool(find_logs(runs, named))
+    begun = "://" in named or (Path(named) / DEFINITION).exists() or bool(find_logs(runs, named))
     return begun or named in sweeps() or holds_sweep(named)
 
 

@@ -86,13 +86,16 @@ def sweep(
         _refuse_beside_resume(
             {"a sweep": sweep, "--workers-per-trial": workers, "--threads": threads, "--device": device}
         )
+    from mergenet.training.copies import fetch_all, runs_here
+
+    folder = fetch_all(runs_here(runs))
     with joined(address):
         if resume is not None:
-            plan, room = _plan_again(resume, Path(runs), data, concurrent, allow_code)
+            plan, room = _plan_again(resume, folder, data, concurrent, allow_code)
         else:
             device = device_there(address, device or "auto")
             setting = _setting(device, workers[0] if workers else 1, threads or 1)
-            plan, room = _plan(sweep, overrides, setting, data, Path(runs), concurrent, allow_code)
+            plan, room = _plan(sweep, overrides, setting, data, folder, concurrent, allow_code)
         if trials is not None:
             plan = plan.with_trials(trials)
         if dry_run:

@@ -9,6 +9,7 @@ import click
 
 from mergenet.cli.words import runs_option
 from mergenet.config import InputError
+from mergenet.training.files import shown
 
 
 @click.command(short_help="Brings MLflow up to the records.")
@@ -29,22 +30,24 @@ def sync(records: tuple[str, ...], runs: str, uri: str | None) -> None:
     from tune.store import default_uri, keep_quiet
 
     keep_quiet()
+    from mergenet.training.copies import fetch_all, record_here, runs_here
     from tune.files import check_record
     from tune.search.ledger import find_logs
 
-    folders = [Path(record) for record in records] or _all_records(Path(runs))
+    place = runs_here(runs) if records else fetch_all(runs_here(runs))
+    folders = [record_here(record) for record in records] or _all_records(place)
     for folder in folders:
         check_record(folder)
     for folder in folders:
         _send(folder, uri or default_uri(folder.absolute().parents[1]))
-    for folder in [] if records else find_logs(Path(runs)):
+    for folder in [] if records else find_logs(place):
         _send_sweep(folder, uri or default_uri(folder.absolute().parents[1]))
 
 
 def _all_records(runs: Path) -> list[Path]:
     found = sorted(path.parent for path in runs.glob("*/*/manifest.json"))
     if not found:
-        raise InputError(f"{runs} holds no records; name a run's folder, or --runs DIR")
+        raise InputError(f"{shown(runs)} holds no records; name a run's folder, or --runs DIR")
     return found
 
 
@@ -54,7 +57,7 @@ def _send(folder: Path, uri: str) -> None:
     with _away(uri, folder), TemporaryDirectory(prefix="mergenet-") as aside:
         sent = sync(folder, uri, lambda: _exported(folder, Path(aside)))
     points = f"{sent.points} new point{'' if sent.points == 1 else 's'}"
-    click.echo(f"{folder}  {sent.status}, {points}")
+    click.echo(f"{shown(folder)}  {sent.status}, {points}")
 
 
 def _send_sweep(folder: Path, uri: str) -> None:
@@ -62,7 +65,7 @@ def _send_sweep(folder: Path, uri: str) -> None:
 
     with _away(uri, folder):
         trials = sync_sweep(folder, uri)
-    click.echo(f"{folder}  {trials} trial{'' if trials == 1 else 's'}")
+    click.echo(f"{shown(folder)}  {trials} trial{'' if trials == 1 else 's'}")
 
 
 @contextmanager
@@ -74,7 +77,7 @@ def _away(uri: str, folder: Path) -> Iterator[None]:
         yield
     except Away as error:
         raise click.ClickException(
-            f"MLflow at {without_password(uri)} is away ({error}); {folder} is not sent"
+            f"MLflow at {without_password(uri)} is away ({error}); {shown(folder)} is not sent"
         ) from None
 
 

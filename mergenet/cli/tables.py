@@ -88,13 +88,15 @@ def table_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_options(**values: Any) -> None:
+        from mergenet.training.copies import fetch_all, runs_here
+
         common = {
             "table": values.pop("table"),
             "scale": values.pop("scale"),
             "seeds": values.pop("seeds"),
             "protocol": values.pop("protocol"),
             "data": values.pop("data"),
-            "runs": Path(values.pop("runs")),
+            "runs": fetch_all(runs_here(values.pop("runs"))),
             "results": Path(values.pop("results")),
         }
         command(TableOptions(**common), **values)

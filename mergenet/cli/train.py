@@ -77,24 +77,27 @@ def train(
     mergenet train cifar100-cross-structure --data cifar100=PATH --workers 4
     """
     from mergenet import jobs
+    from mergenet.training.copies import record_here, runs_here
     from mergenet.training.sizes import exactly
 
+    begun = None
     if resume is not None:
         _refuse_beside_resume(recipe, seed, threads)
+        begun = record_here(resume)
     _refuse_two_launchers(address)
-    device = _begun_device(device, resume)
+    device = _begun_device(device, begun)
     with joined(address), _own_group(address, device):
         device = device_there(address, device)
         workers = _resolve_workers(workers)
         paths = read_paths(data)
-        if resume is not None:
-            job = jobs.prepare_resume(Path(resume), paths, device, workers, allow_code)
+        if begun is not None:
+            job = jobs.prepare_resume(begun, paths, device, workers, allow_code)
         else:
             experiment = _load(recipe, overrides)
             job = jobs.prepare(
-                experiment, paths, Path(runs), seed or 0, workers or exactly(1), device, threads or 1, allow_code
+                experiment, paths, runs_here(runs), seed or 0, workers or exactly(1), device, threads or 1, allow_code
             )
-            if go_on and has_begun(job.spec.folder):
+            if go_on and has_begun(record_here(job.spec.folder)):
                 job = jobs.prepare_resume(job.spec.folder, paths, device, workers, allow_code)
         if dry_run:
             _print_plan(job)
@@ -122,16 +125,16 @@ def _own_group(address: str | None, device: str) -> AbstractContextManager[None]
 # --- what to run -------------------------------------------------------------------------------------------------
 
 
-def _begun_device(device: str, resume: str | None) -> str:
+def _begun_device(device: str, begun: Path | None) -> str:
     """The device asked for, or that of the run to resume."""
     from mergenet.training.record import read_manifest
 
-    if resume is None:
+    if begun is None:
         return device
-    begun: str = read_manifest(Path(resume))["device"]
-    if device not in ("auto", begun):
-        raise InputError(f"--device {device}: the run began on {begun}; leave it out")
-    return begun
+    first: str = read_manifest(begun)["device"]
+    if device not in ("auto", first):
+        raise InputError(f"--device {device}: the run began on {first}; leave it out")
+    return first
 
 
 def _resolve_workers(workers: range | None) -> range | None:

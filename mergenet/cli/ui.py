@@ -26,10 +26,11 @@ STARTS_WITHIN_S = 120.0
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(runs: str, port: int) -> None:
     """Shows the records in MLflow's page, which only this machine can open; Ctrl-C ends it."""
+    from mergenet.training.copies import runs_here
     from tune.store import default_uri, require_mlflow
 
     require_mlflow()
-    folder = Path(runs).absolute()
+    folder = runs_here(runs).absolute()
     if not (folder / "mlflow.db").exists():
         raise InputError(f"{runs} holds no mlflow.db yet; `mergenet sync --runs {runs}` makes it from the records")
     _check_free(port)

@@ -35,20 +35,12 @@ class Workers(click.ParamType[range]):
         return range(numbers[0], numbers[1] + 1)
 
 
-def _folder(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """A record is appended to, renamed and locked: a bucket can do none of it."""
-    if "://" in value:
-        raise InputError(f"--runs {value}: records lie in a folder; name one, of several machines one that all mount")
-    return value
-
-
 runs_option = click.option(
     "--runs",
     default="runs",
     envvar="MERGENET_RUNS",
     show_default=True,
-    callback=_folder,
-    help="Folder of all records.",
+    help="Folder of all records, or s3://BUCKET/FOLDER.",
 )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from mergenet.config import InputError
+from mergenet.training.files import CHECKSUM, STATE
 
-STATE, CHECKSUM = "state.pt", "sha256"
 KEEP = 2
 
 

@@ -19,6 +19,7 @@ from mergenet.models import Model, code_digest, find_model, names_code
 from mergenet.models.own import Own
 from mergenet.models.published import Published
 from mergenet.training.card import write_card
+from mergenet.training.copies import record_here
 from mergenet.training.files import read_json
 from mergenet.training.trained import Trained, build_trained, read_trained
 
@@ -45,7 +46,7 @@ def export_model(
     """Writes a trained learner of a finished run as a folder that needs torch and torchvision alone.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or its URI.
         out: the folder to write, `RUN/export/LEARNER` if left out; an export that is there already is replaced.
         learner: the clock's if left out.
         program: also a `torch.export` program.
@@ -58,8 +59,9 @@ def export_model(
         InputError: a run that has not finished, a learner that is unknown, frozen or diverged, weights that are not
             there, a model that cannot be exported, a folder that holds something else.
     """
-    trained = read_trained(Path(run), learner, allow_code)
-    out = Path(out or Path(run) / "export" / trained.name)
+    run = record_here(run)
+    trained = read_trained(run, learner, allow_code)
+    out = Path(out or run / "export" / trained.name)
     model = find_model(trained.options.model)
     module = build_trained(trained)
     construction = _construction(trained.options.model, model, trained.images["classes"])

@@ -9,15 +9,38 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from mergenet.config import InputError, digest
 
 PATIENCE_S = 120.0
+STATE, CHECKSUM = "state.pt", "sha256"
+"""Files of a checkpoint; it is whole where the second fits the first."""
+REMOTE = ".mergenet-remote"
+"""File in a folder of runs that is a copy: the URI of what it is a copy of."""
 
 
-def shown(folder: Path) -> str:
-    """A path as short as it can be written from here."""
-    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+def shown(path: Path) -> str:
+    """A path as short as it can be written from here; of a copy what it is a copy of."""
+    uri = copied_from(path)
+    if uri is not None:
+        return uri
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def copied_from(path: Path) -> str | None:
+    """The URI of what this is a copy of, in an object store; None where it is none."""
+    for above in (path, *path.parents[:4]):
+        if (above / REMOTE).is_file():
+            uri = (above / REMOTE).read_text().strip()
+            return uri if above == path else below(uri, path.relative_to(above).as_posix())
+    return None
+
+
+def below(uri: str, name: str) -> str:
+    """The URI of what lies below another under this name; options after `?` hold for both."""
+    parts = urlsplit(uri)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
 
 def has_begun(folder: Path) -> bool:

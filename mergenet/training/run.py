@@ -4,13 +4,13 @@ import math
 import time
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mergenet.config import InputError
 from mergenet.data.images import Images, Split
+from mergenet.experiment import Experiment
 from mergenet.identity import NUMERICS
 from mergenet.training import ranks
 from mergenet.training.checkpoint import load_checkpoint, recover_newest, save_checkpoint
@@ -19,8 +19,10 @@ from mergenet.training.files import has_begun, in_turn, world_sizes
 from mergenet.training.graph import Graph
 from mergenet.training.learner import Learner
 from mergenet.training.loop import advance
+from mergenet.training.place import Place, at_hand
 from mergenet.training.plan import Plan, make_plan
 from mergenet.training.record import Record, hash_of, read_manifest, surroundings
+from mergenet.training.remote import Away
 from mergenet.training.reporter import Reporter, Silent
 from mergenet.training.spec import RunSpec, data_of, origins_as_plain
 
@@ -38,9 +40,9 @@ def execute(spec: RunSpec, reporter: Reporter) -> None:
     """
     torch.set_num_threads(spec.threads)
     device = ranks.own_device(spec.device)
-    with ranks.process_group(device):
-        record = _open_record(spec.folder)
-        run = _Run(spec, device, record, reporter if record else Silent())
+    with ranks.process_group(device), at_hand(spec.folder, spec.remote) as place:
+        record = _open_record(place)
+        run = _Run(spec, device, place, record, reporter if record else Silent())
         try:
             run.train()
         except BaseException as error:
@@ -53,10 +55,28 @@ def execute(spec: RunSpec, reporter: Reporter) -> None:
                 record.close()
 
 
-def _open_record(folder: Path) -> Record | None:
+def _open_record(place: Place) -> Record | None:
     """The record, for rank 0."""
     with ranks.agreeing():
-        return Record(folder) if ranks.rank() == 0 else None
+        if ranks.rank() > 0:
+            return None
+        place.take_over()
+        return Record(place.folder)
+
+
+def record_end(spec: RunSpec, result: Mapping[str, Any]) -> None:
+    """Writes how a run ended whose workers were killed and could not say so; what they have said stands.
+
+    Raises:
+        InputError: another process writes the record.
+        Away: the object store that it is kept in cannot be reached.
+    """
+    with at_hand(spec.folder, spec.remote) as place:
+        place.take_over(states=False)
+        record = Record(place.folder)
+        if not record.has_result():
+            record.finish(result)
+        record.close()
 
 
 def unfinished(error: BaseException) -> dict[str, Any]:
@@ -72,11 +92,15 @@ def unfinished(error: BaseException) -> dict[str, Any]:
 class _Run:
     """The state of one run on this rank."""
 
-    def __init__(self, spec: RunSpec, device: torch.device, record: Record | None, reporter: Reporter) -> None:
+    def __init__(
+        self, spec: RunSpec, device: torch.device, place: Place, record: Record | None, reporter: Reporter
+    ) -> None:
         self.spec = spec
         self.device = device
+        self.place = place
         self.record = record
         self.reporter = reporter
+        self.said_away = False
         self.seconds_before = 0.0
         self.done_before = 0
         self.begin = time.monotonic()
@@ -85,12 +109,14 @@ class _Run:
         spec = self.spec
         with ranks.agreeing():
             data = data_of(spec.experiment, spec.data)
-            plan = make_plan(spec.experiment, spec.seed, data, ranks.world(), spec.origins)
+            experiment = self._with_weights_at_hand()
+            plan = make_plan(experiment, spec.seed, data, ranks.world(), spec.origins)
             self._check_same(plan)
-        graph = Graph(spec.experiment, plan, data, spec.seed, self.device)
-        begun = has_begun(spec.folder)
+        graph = Graph(experiment, plan, data, spec.seed, self.device)
+        begun = has_begun(self.place.folder)
         self._describe(plan, graph, data)
         self._resume(graph, plan, begun)
+        self._push()
         if any(options.training.compile for options in spec.experiment.trained().values()):
             self.reporter.say("compiling: the first tick takes a minute or more")
         self.begin = time.monotonic()
@@ -101,13 +127,20 @@ class _Run:
         self.reporter.stop()
         self._finish(graph, plan)
 
+    def _with_weights_at_hand(self) -> Experiment:
+        """The experiment, with files of weights that other runs have handed on as this process finds them."""
+        learners = self.spec.experiment.learners
+        files = {name: str(learners[name].weights) for name in self.spec.origins}
+        return self.spec.experiment.with_weights({name: self.place.weights(file) for name, file in files.items()})
+
     def _check_same(self, plan: Plan) -> None:
         """Whoever starts it again, a run goes on with what it began with."""
         if self.record is None or not has_begun(self.record.folder):
             return
         if read_manifest(self.record.folder)["hash"] != plan.hash:
             raise InputError(
-                f"{self.record.folder}: experiment, data, weights, code or numerics are not those it began with"
+                f"{self.spec.remote or self.spec.folder}: experiment, data, weights, code or numerics are not those it "
+                "began with"
             )
 
     # --- around the ticks ---
@@ -142,6 +175,7 @@ class _Run:
             sums = edge.sums.take()
             means = {f"{edge.name}.{key}": sums[key] / sums["count"] for key in ("written", "moved") if sums}
             self._log(graph, edge.target.name, epoch, "train", means)
+        self._push()
         self._say(epoch, "validation", {name: one[graph.learners[name].task.selects] for name, one in measured.items()})
         self.reporter.validated(epoch, measured)
 
@@ -169,6 +203,17 @@ class _Run:
         state = {**graph.state_dict(), "seconds": self._seconds()}
         if self.record is not None:
             save_checkpoint(self.record.checkpoints, graph.done, state)
+            self._push()
+
+    def _push(self) -> None:
+        """Brings the record to where it is kept; what is away for a while holds up no training."""
+        try:
+            if self.record is not None:
+                self.place.push()
+        except Away as error:
+            if not self.said_away:
+                self.reporter.say(f"{self.spec.remote} is away ({error}); the record is brought there later")
+            self.said_away = True
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.begin
@@ -212,10 +257,10 @@ class _Run:
                 self.reporter.say(line)
             if found is None and not broken and begun:
                 self.reporter.say("there is no checkpoint yet: starting from the first tick")
-        found = ranks.from_first(found)
-        if found is not None:
+        newest = ranks.from_first(None if found is None else found.name)
+        if newest is not None:
             with ranks.agreeing():
-                state = load_checkpoint(found)
+                state = load_checkpoint(self.place.checkpoint(newest))
             graph.load_state_dict(state)
             self.seconds_before, self.done_before = state["seconds"], graph.done
             self.reporter.say(f"going on from tick {graph.done}")

@@ -34,6 +34,7 @@ class RunSpec:
         device: cpu or cuda.
         threads: torch's, on the CPU; another number may round differently.
         origins: learner -> what its file of weights was trained as, which stands for the file's contents in all hashes.
+        remote: URI of the record where it is kept in an object store; what is in `folder` is a copy then.
     """
 
     experiment: Experiment
@@ -43,6 +44,7 @@ class RunSpec:
     device: str = "cpu"
     threads: int = 1
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    remote: str | None = None
 
     def as_plain(self) -> dict[str, Any]:
         """Values that travel to another process; `from_plain` reads them back."""

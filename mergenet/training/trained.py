@@ -13,6 +13,7 @@ from mergenet.experiment import Experiment, LearnerOptions
 from mergenet.identity import NUMERICS
 from mergenet.models import code_digest, find_model, names_code
 from mergenet.training.checkpoint import checkpoints, load_checkpoint, problem_of
+from mergenet.training.copies import fetch
 from mergenet.training.factored import merged
 from mergenet.training.files import read_result
 from mergenet.training.record import read_experiment, read_manifest
@@ -94,6 +95,7 @@ def _check_code(run: Path, model: str, digest: str, allow_code: bool) -> None:
 
 def _read_weights(run: Path, name: str, ticks: int, best: bool) -> tuple[Mapping[str, Tensor], int]:
     """The learner's weights after the last tick, or its best ones, and the tick they are of."""
+    fetch(run, states=True)
     there = checkpoints(run / "checkpoints")
     if not there:
         raise InputError(f"{run}: there is no checkpoint left, and the weights lie there")

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mergenet.config import InputError
+from mergenet.training.copies import check_writable
 from mergenet.training.files import shown
 from mergenet.training.record import surroundings
 from tune.search.ledger import Ledger, Log, trials_of
@@ -51,6 +52,7 @@ def open_ledger(plan: SweepPlan, resume: bool) -> Ledger:
         InputError: another process writes them, they are of another setting, or they tell of trials that have not
             ended and `resume` is not said.
     """
+    check_writable(plan.runs)
     ledger = Ledger(plan.folder)
     try:
         _check(ledger, plan, resume)

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mergenet.config import InputError, in_line, parse
-from mergenet.training.files import lock, read_json, replacing, shown
+from mergenet.training.copies import fetch, record_here
+from mergenet.training.files import copied_from, lock, read_json, replacing, shown
+from mergenet.training.place import Copy, Place
+from mergenet.training.remote import Remote, patiently
 from tune.search.plan import Setting
 from tune.search.space import Space, make_space
 from tune.search.sweep import Sweep
@@ -169,38 +172,57 @@ class Ledger:
         except InputError:
             raise InputError(f"{shown(folder)}: another process is writing this sweep") from None
         self.folder = folder
+        fetch(folder)
+        uri = copied_from(folder)
+        self._place = Place(folder) if uri is None else Copy(folder, Remote(uri))
         self.events: list[Event] = list(_read_events(folder))
         self._cut_back()
-        self._file = (folder / EVENTS).open("a")
 
     def _cut_back(self) -> None:
         """A line that a death cut short goes: the next one would be written behind it."""
         path = self.folder / EVENTS
         if path.exists():
             text = path.read_bytes()
-            with path.open("r+b") as file:
-                file.truncate(text.rfind(b"\n") + 1)
+            if text and not text.endswith(b"\n"):
+                os.truncate(path, text.rfind(b"\n") + 1)
 
     def describe(self, definition: Mapping[str, Any]) -> None:
-        """Writes what the sweep is."""
+        """Writes what the sweep is; from now on this process writes it.
+
+        Raises:
+            InputError: it is kept in an object store, and another process is writing it there.
+        """
+        self._place.take_over()
+        if len(_read_events(self.folder)) != len(self.events):
+            raise InputError(f"{shown(self.folder)}: another process is writing this sweep")
         with replacing(self.folder / DEFINITION) as aside:
             aside.write_text(json.dumps(definition, indent=2, allow_nan=False) + "\n")
+        self._push()
 
     def definition(self) -> dict[str, Any]:
         """What it says the sweep is."""
         return read_json(self.folder / DEFINITION)
 
     def note(self, event: Event) -> None:
-        """Adds an event with its time, and returns when it is on disk."""
+        """Adds an event with its time, and returns when it is on disk, and where the sweep is kept.
+
+        Raises:
+            Away: the object store that it is kept in cannot be reached.
+            TakenOver: another process writes this sweep now.
+        """
         event = {**event, "at": round(time.time(), 3)}
-        self._file.write(json.dumps(event, allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with (self.folder / EVENTS).open("a") as file:
+            file.write(json.dumps(event, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._push()
         self.events.append(event)
+
+    def _push(self) -> None:
+        patiently(self._place.push)
 
     def close(self) -> None:
         """Lets others open the sweep."""
-        self._file.close()
         self._lock.close()
 
 
@@ -241,13 +263,13 @@ def find_logs(runs: Path, name: str | None = None) -> list[Path]:
 
 
 def find_log(runs: Path, named: str) -> Path:
-    """The folder of the one sweep of this name, or in this folder.
+    """The folder of the one sweep of this name, in this folder, or at this URI.
 
     Raises:
         InputError: there is none, or more than one.
     """
-    if (Path(named) / DEFINITION).exists():
-        return Path(named).absolute()
+    if "://" in named or (Path(named) / DEFINITION).exists():
+        return record_here(named).absolute()
     found = find_logs(runs, named)
     if not found:
         raise InputError(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self
 
 from mergenet.config import in_line, parse
 from mergenet.experiment import Experiment
-from mergenet.training.files import has_begun, is_being_written, replacing
+from mergenet.training.copies import fetch
+from mergenet.training.files import has_begun, is_being_written, read_result, replacing
 from tune.files import milliseconds, params
 from tune.records import LONGEST, sync
 from tune.search.ledger import DEFINITION, Log, Trial, read_log
@@ -206,9 +207,10 @@ class Mirror:
     def _send(self, trial: Trial, uri: str) -> None:
         log = read_log(self._folder)
         record = log.record(trial)
+        fetch(record)
         if has_begun(record):
             sync(record, uri)
-            if is_being_written(record):
+            if is_being_written(record) or read_result(record) is None:
                 self._held.append(trial)
         with reaching(), alone(self._folder / ".mlflow.lock"):
             _Sent(log, uri).add(trial)

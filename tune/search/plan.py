@@ -12,6 +12,7 @@ from mergenet.data.images import Images
 from mergenet.experiment import Experiment
 from mergenet.identity import NUMERICS
 from mergenet.models import check_code, named_ports
+from mergenet.training.files import copied_from
 from mergenet.training.plan import Plan, make_plan
 from mergenet.training.record import run_folder
 from mergenet.training.spec import RunSpec, data_of, locate_data
@@ -99,7 +100,8 @@ class SweepPlan:
         plan = make_plan(experiment, self.sweep.seed, self.data, self.setting.workers)
         folder = run_folder(self.runs, experiment.name, plan.hash, self.sweep.seed).absolute()
         setting = self.setting
-        return RunSpec(experiment, self.sweep.seed, self.paths, folder, setting.device, setting.threads), plan
+        spec = RunSpec(experiment, self.sweep.seed, self.paths, folder, setting.device, setting.threads)
+        return replace(spec, remote=copied_from(folder)), plan
 
     def meets(self, point: Point) -> bool:
         """Whether the ends of a point can be joined."""

@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from tempfile import TemporaryDirectory
 
 from cluster.nodes import queue_here
 from cluster.session import session
 from cluster.trust import check_cluster
-from mergenet.config import parse
+from mergenet.config import InputError, parse
 from mergenet.experiment import Experiment
-from mergenet.training.files import has_begun, is_being_written, read_result, wait_until_free
-from mergenet.training.record import Record
+from mergenet.training.copies import fetch
+from mergenet.training.files import has_begun, read_result, wait_until_free
+from mergenet.training.remote import Away
+from mergenet.training.run import record_end
 from tune.search.ledger import Ledger, Trial, trials_of
 from tune.search.memory import Memory
 from tune.search.plan import Room, Setting, SweepPlan
@@ -67,7 +69,8 @@ def run_sweep(
     finally:
         teller.stop()
         for trial in trials_of(ledger.events):
-            _note_in_record(plan, trial)
+            if trial.state == "stopped":
+                _note_in_record(plan, trial)
 
 
 @contextmanager
@@ -87,16 +90,12 @@ def _note_in_record(plan: SweepPlan, trial: Trial) -> None:
 
     They may live a moment longer than their driver.
     """
-    folder = plan.folder.parent / trial.run
-    if trial.state != "stopped" or not has_begun(folder) or read_result(folder) is not None:
-        return
-    wait_until_free(folder)
-    if is_being_written(folder):
-        return
-    record = Record(folder)
-    if not record.has_result():
-        record.finish({"status": "stopped", "reason": trial.reason})
-    record.close()
+    spec, _ = plan.trial(trial.point)
+    with suppress(InputError, Away):
+        fetch(spec.folder)
+        if has_begun(spec.folder) and read_result(spec.folder) is None:
+            wait_until_free(spec.folder)
+            record_end(spec, {"status": "stopped", "reason": trial.reason})
 
 
 def _tune(

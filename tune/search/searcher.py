@@ -11,6 +11,7 @@ from ray.tune.search import Searcher
 from typing_extensions import override
 
 from mergenet.config import InputError
+from mergenet.training.copies import fetch
 from mergenet.training.files import read_metrics, read_result
 from tune.search.ledger import Ledger, Trial, asked, ended, refused, trials_of
 from tune.search.memory import Memory
@@ -132,6 +133,7 @@ class Search(Searcher):
     def _outcome(self, trial: Trial) -> Trial:
         """The trial with what its record says."""
         spec, plan = self._plan.trial(trial.point)
+        fetch(spec.folder)
         measured = self._plan.sweep.measured
         curve = curve_of(read_metrics(spec.folder), measured)
         result = read_result(spec.folder)

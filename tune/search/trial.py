@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from cluster.side_by_side import Ticks
 from mergenet.config import InputError
-from mergenet.training.files import read_result, wait_until_free
+from mergenet.training.copies import result_of
+from mergenet.training.files import wait_until_free
 from mergenet.training.run import Stopped, execute
 from mergenet.training.spec import RunSpec
 
@@ -93,8 +94,7 @@ class ToTune(Ticks):
 
 def _outcome(task: Task, reporter: ToTune) -> tuple[str, str | None]:
     """How the run ended, and why it did not finish."""
-    folder = task.spec.folder
-    result = read_result(folder)
+    result = result_of(task.spec.folder, task.spec.remote)
     if result is None or result["status"] != "finished":
         try:
             _train(task, reporter)
@@ -106,7 +106,7 @@ def _outcome(task: Task, reporter: ToTune) -> tuple[str, str | None]:
             return "failed", str(error)
         except Exception as error:
             return "failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        result = read_result(folder)
+        result = result_of(task.spec.folder, task.spec.remote)
     assert result is not None, "a run that ends well says so"
     learner = task.measured.partition(".")[0]
     diverged = result["learners"][learner]["diverged_at"]

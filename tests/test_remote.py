@@ -1,0 +1,361 @@
+"""Records in an object store: a run there ends as one here does, and what was brought there is never lost or mixed."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergenet import read_run, resume
+from mergenet.experiment import Experiment
+from mergenet.training import remote
+from mergenet.training.copies import bring, fetch, fetch_all, record_here, result_of, runs_here
+from mergenet.training.files import copied_from, shown
+from mergenet.training.place import Copy, TakenOver, at_hand
+from mergenet.training.remote import Away, Remote
+from mergenet.training.reporter import Silent
+from mergenet.training.run import execute, record_end
+from mergenet.training.spec import RunSpec
+from tests.compare import assert_runs_equal
+from tests.conftest import SMALL, Outcome
+from tests.ranks import on_ranks
+from tests.store import BUCKET, Store, environment
+from tests.tables import plan
+from tests.test_resume import StopAt
+from tune.ablate import Places, find_missing, ready
+
+MakeExperiment = Callable[..., Experiment]
+OFTEN: dict[str, Any] = {"training": {"epochs": 2}, "checkpoint": {"every": 2}}
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    store = Store()
+    yield store
+    store.stop()
+
+
+@pytest.fixture(autouse=True)
+def found(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How this process finds the store, and where its copies and its working folders lie."""
+    for name, value in environment(store.host, store.port).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "aside").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "aside"))
+
+
+@pytest.fixture
+def uri(request: pytest.FixtureRequest) -> str:
+    """A folder of runs in the store, for one test."""
+    return f"s3://{BUCKET}/{re.sub('[^a-z0-9]+', '-', request.node.name)}/runs"
+
+
+def spec_of(experiment: Experiment, uri: str) -> RunSpec:
+    """A run whose record is kept at `uri`."""
+    folder = runs_here(uri) / experiment.name / "0123abcd-s0"
+    return RunSpec(experiment, 0, {}, folder, remote=copied_from(folder))
+
+
+def fetched(spec: RunSpec) -> Path:
+    """The record's copy, with all that there is of it."""
+    fetch(spec.folder, states=True)
+    return spec.folder
+
+
+# --- files in a store --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["s3", "file"])
+def test_files_go_there_and_come_back(uri: str, tmp_path: Path, kind: str) -> None:
+    there = Remote(uri if kind == "s3" else (tmp_path / "there").as_uri())
+    assert there.files() == {} and there.read("a/b") is None and not there.get("a/b", tmp_path / "b")
+    there.write("a/b", b"one")
+    (tmp_path / "c").write_bytes(b"three")
+    there.at("a").put("c", tmp_path / "c")
+    assert {name: info.size for name, info in there.files().items()} == {"a/b": 3, "a/c": 5}
+    assert there.get("a/c", tmp_path / "new" / "copy") and (tmp_path / "new" / "copy").read_bytes() == b"three"
+    assert there.at("a").above() == there and there.read("a/b") == b"one"
+    there.remove("a/b")
+    there.remove("a/b")
+    assert set(there.files()) == {"a/c"} and not (tmp_path / "b").exists()
+
+
+def test_options_of_a_uri_hold_for_what_lies_below() -> None:
+    there = Remote("s3://lab/runs/?region=eu-west-1")
+    assert there.at("a/b").uri == "s3://lab/runs/a/b?region=eu-west-1"
+    assert there.at("a").above().uri == "s3://lab/runs?region=eu-west-1"
+
+
+def test_a_store_that_is_away_is_asked_again(uri: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
+    Remote(uri).write("a", b"one")
+    with store.away(), pytest.raises(Away) as caught:
+        remote.patiently(lambda: Remote(uri).read("a"))
+    assert len(str(caught.value).splitlines()) == 1
+    assert Remote(uri).read("a") == b"one"
+
+
+# --- copies ------------------------------------------------------------------------------------------------------
+
+
+def record_at(uri: str) -> Remote:
+    """A record in the store as far as copies care: two checkpoints, of which one has not been pushed to its end."""
+    record = Remote(uri).at("small/0123abcd-s0")
+    names = ["manifest.json", "metrics.jsonl", ".writer", "checkpoints/tick-1/state.pt", "checkpoints/tick-1/sha256"]
+    for name in [*names, "checkpoints/tick-2/state.pt"]:
+        record.write(name, name.encode())
+    return record
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_has_the_states_of_whole_checkpoints_once_they_are_asked_for(uri: str) -> None:
+    record_at(uri)
+    folder = record_here(f"{uri}/small/0123abcd-s0")
+    small = {"manifest.json", "metrics.jsonl", "checkpoints/tick-1/sha256"}
+    assert files(folder) == small
+    fetch(folder, states=True)
+    assert files(folder) == small | {"checkpoints/tick-1/state.pt"}
+    assert shown(folder) == f"{uri}/small/0123abcd-s0" and shown(folder / "a") == f"{uri}/small/0123abcd-s0/a"
+
+
+def test_a_copy_follows_and_keeps_what_is_made_of_it_here(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, folder = record_at(uri), runs_here(uri) / "small" / "0123abcd-s0"
+    fetch(folder, states=True)
+    for name in (".mlflow.lock", "export/target/model.safetensors"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("made here")
+    got: list[str] = []
+    get = Remote.get
+    monkeypatch.setattr(Remote, "get", lambda self, name, path: got.append(name) or get(self, name, path))
+    fetch(folder, states=True)
+    assert got == [], "what is the same is not fetched again"
+    record.write("metrics.jsonl", b"longer than it was before")
+    for name in ("checkpoints/tick-1/state.pt", "checkpoints/tick-1/sha256"):
+        record.remove(name)
+    fetch(folder)
+    assert got == ["metrics.jsonl"]
+    assert files(folder) == {"manifest.json", "metrics.jsonl", ".mlflow.lock", "export/target/model.safetensors"}
+    assert not (folder / "checkpoints" / "tick-1").exists()
+
+
+def test_all_records_of_a_store_are_copied_and_those_that_went_go(uri: str) -> None:
+    record = record_at(uri)
+    Remote(uri).at("tiny/sweep-89abcdef").write("sweep.json", b"{}")
+    runs = fetch_all(runs_here(uri))
+    assert {path.relative_to(runs).as_posix() for path in runs.glob("*/*/*.json")} == {
+        "small/0123abcd-s0/manifest.json",
+        "tiny/sweep-89abcdef/sweep.json",
+    }
+    for name in record.files():
+        record.remove(name)
+    fetch_all(runs)
+    assert [path.name for path in runs.glob("*/*/*.json")] == ["sweep.json"]
+
+
+def test_a_folder_that_is_no_copy_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "manifest.json").write_text("{}")
+    fetch(tmp_path / "a" / "b", states=True)
+    assert fetch_all(tmp_path) == runs_here(tmp_path) == runs_here(tmp_path.as_uri()) == tmp_path
+    assert copied_from(tmp_path / "a" / "b") is None and files(tmp_path) == {"a/b/manifest.json"}
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ("ftp://lab/runs", "no such kind of store; write a folder, or s3://BUCKET/FOLDER"),
+        ("s3://lab", "name a folder in a bucket, as s3://BUCKET/FOLDER"),
+        ("s3:///runs", "name a folder in a bucket"),
+        ("s3://key:secret@lab/runs", "leave its key out, set AWS_ACCESS_KEY_ID"),
+        ("s3://nowhere/runs", "s3://nowhere/runs: cannot be written: "),
+    ],
+)
+def test_a_uri_that_will_not_do_is_refused(call: Callable[..., Outcome], tmp_path: Path, runs: str, said: str) -> None:
+    code, out, err = call("train", "digits-cross-structure", "--runs", runs)
+    assert (code, out) == (2, "") and said in err and len(err.splitlines()) == 1 and "secret" not in err
+    assert not list((tmp_path / "aside").iterdir())
+
+
+# --- a run -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in a folder."""
+    from mergenet.config import merge, parse
+
+    folder = tmp_path_factory.mktemp("undisturbed") / "0123abcd-s0"
+    execute(RunSpec(parse(Experiment, merge(Experiment, SMALL, OFTEN)), 0, {}, folder), Silent())
+    return folder
+
+
+def test_a_run_is_recorded_there_as_it_would_be_here(small: MakeExperiment, uri: str, undisturbed: Path) -> None:
+    spec = spec_of(small(OFTEN), uri)
+    execute(spec, Silent())
+    assert not spec.folder.exists(), "nothing of it lies here before it is fetched"
+    assert_runs_equal(fetched(spec), undisturbed)
+    kept = {path for path in files(undisturbed) if not path.startswith(".")}
+    assert set(Remote(uri).at("small/0123abcd-s0").files()) == kept | {".writer"}
+    run = read_run(f"{uri}/small/0123abcd-s0")
+    assert run.result == result_of(spec.folder, spec.remote) and run.model() is not None
+
+
+@pytest.mark.parametrize("stop", [1, 5])
+def test_a_run_that_stopped_goes_on_from_there(
+    small: MakeExperiment, uri: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """On a machine that knows nothing of it; before the first checkpoint and after the second of five."""
+    spec = spec_of(small(OFTEN), uri)
+    with pytest.raises(KeyboardInterrupt):
+        execute(spec, StopAt(stop))
+    interrupted = result_of(spec.folder, spec.remote)
+    assert interrupted is not None and interrupted["status"] == "interrupted"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    run = resume(f"{uri}/small/0123abcd-s0", quiet=True)
+    assert [entry["tick"] for entry in run.manifest["resumed"]] == [stop - stop % 2]
+    fetch(run.folder, states=True)
+    assert_runs_equal(run.folder, undisturbed)
+    assert not list((tmp_path / "aside").iterdir()), "working folders go with their runs"
+
+
+class PutsDown(Silent):
+    """Takes the store away after a tick and brings it back after another; hears what is said."""
+
+    def __init__(self, store: Store, after: int, until: int | None) -> None:
+        self.said: list[str] = []
+        self._away, self._after, self._until = store.away(), after, until
+
+    def tick(self, done: int) -> None:
+        if done == self._after:
+            self._away.__enter__()
+        if done == self._until:
+            self.back()
+
+    def back(self) -> None:
+        self._away.__exit__(None, None, None)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_store_that_is_away_for_a_while_holds_up_no_run(
+    small: MakeExperiment, uri: str, undisturbed: Path, store: Store
+) -> None:
+    spec, heard = spec_of(small(OFTEN), uri), PutsDown(store, after=3, until=7)
+    execute(spec, heard)
+    assert [text for text in heard.said if "is away" in text] == [
+        text for text in heard.said if text.startswith(f"{spec.remote} is away (") and "brought there later" in text
+    ]
+    assert sum("is away" in text for text in heard.said) == 1
+    assert_runs_equal(fetched(spec), undisturbed)
+
+
+def test_a_run_whose_store_stays_away_says_where_its_record_lies(
+    small: MakeExperiment, uri: str, undisturbed: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
+    spec, heard = spec_of(small(OFTEN), uri), PutsDown(store, after=9, until=None)
+    with pytest.raises(Away) as caught:
+        execute(spec, heard)
+    heard.back()
+    place = re.search("the record is whole in (.*)", str(caught.value))
+    assert place is not None
+    assert_runs_equal(Path(place[1]), undisturbed)
+
+
+def test_two_ranks_resume_with_the_checkpoint_of_the_first(
+    small: MakeExperiment, tmp_path: Path, undisturbed: Path
+) -> None:
+    """Each has a folder of its own; only the first reads the record."""
+    there = (tmp_path / "there").as_uri()
+    spec = RunSpec(small(OFTEN), 0, {}, tmp_path / "run", remote=there)
+    with pytest.raises(Exception, match="KeyboardInterrupt"):
+        on_ranks(2, execute, tmp_path / "first", spec, StopAt(5))
+    on_ranks(2, execute, tmp_path / "second", spec, Silent())
+    whole = RunSpec(small(OFTEN), 0, {}, tmp_path / "whole")
+    on_ranks(2, execute, tmp_path / "third", whole, Silent())
+    bring(Remote(there), tmp_path / "copy", states=True)
+    assert_runs_equal(tmp_path / "copy", whole.folder)
+
+
+# --- of two that write ---------------------------------------------------------------------------------------------
+
+
+def test_the_later_of_two_writers_has_the_record(uri: str) -> None:
+    """The first brings nothing any more, and says so to nobody but itself."""
+    there = Remote(uri).at("small/0123abcd-s0")
+    with at_hand(Path("small/0123abcd-s0"), there.uri) as first:
+        first.take_over()
+        (first.folder / "metrics.jsonl").write_text("the first\n")
+        first.push()
+        with at_hand(Path("small/0123abcd-s0"), there.uri) as second:
+            second.take_over()
+            assert (second.folder / "metrics.jsonl").read_text() == "the first\n"
+            (second.folder / "metrics.jsonl").write_text("the first\nthe second\n")
+        (first.folder / "result.json").write_text("{}")
+        with pytest.raises(TakenOver, match="another process writes this record now"):
+            first.push()
+    assert there.read("metrics.jsonl") == b"the first\nthe second\n" and there.read("result.json") is None
+
+
+def test_a_push_brings_what_changed_and_takes_away_what_went(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Copy(tmp_path / "run", record_at(uri))
+    place.take_over()
+    put: list[str] = []
+    real = Remote.put
+    monkeypatch.setattr(Remote, "put", lambda self, name, path: put.append(name) or real(self, name, path))
+    place.push()
+    assert put == []
+    names = ["result.json", "checkpoints/tick-3/sha256", "checkpoints/tick-3/state.pt", "metrics.jsonl", ".lock"]
+    for name in [*names, "optuna.journal"]:
+        (place.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (place.folder / name).write_text("new, and longer")
+    for name in ("state.pt", "sha256"):
+        (place.folder / "checkpoints" / "tick-1" / name).unlink()
+    place.push()
+    assert put == ["checkpoints/tick-3/state.pt", "metrics.jsonl", "checkpoints/tick-3/sha256", "result.json"]
+    checkpoints = {name for name in place.remote.files() if name.startswith("checkpoints")}
+    assert checkpoints == {"checkpoints/tick-3/state.pt", "checkpoints/tick-3/sha256"}, "what was never whole goes too"
+
+
+def test_how_a_run_ended_is_written_for_workers_that_were_killed_and_never_over_what_they_said(
+    small: MakeExperiment, uri: str
+) -> None:
+    spec = spec_of(small(OFTEN), uri)
+    record_at(uri)
+    record_end(spec, {"status": "interrupted", "reason": "by a test"})
+    record_end(spec, {"status": "failed", "reason": "too late"})
+    found = result_of(spec.folder, spec.remote)
+    assert found is not None and found["reason"] == "by a test"
+    assert Remote(str(spec.remote)).read("checkpoints/tick-1/state.pt") is not None
+
+
+# --- tables and sweeps -------------------------------------------------------------------------------------------
+
+
+def test_a_table_hands_weights_on_through_the_store(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run begins with weights of another that was trained on another machine, and its seal holds."""
+    for machine in ("one", "another"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+        runs = fetch_all(runs_here(uri))
+        places = Places(runs, tmp_path / "results")
+        ablation = find_missing(plan(seeds=(0,)), places)
+        folders = {key: one.folder for key, one in ablation.evidence.items() if one.folder is not None}
+        (job,) = ready(ablation.jobs, places, folders)
+        spec = RunSpec.from_plain(job.spec.as_plain())
+        if machine == "another":
+            assert spec.origins, "the second one begins with what the first has trained"
+            for name in spec.origins:
+                Path(str(spec.experiment.learners[name].weights)).unlink()  # here; the worker is on a third machine
+        execute(spec, Silent())
+    ablation = find_missing(plan(seeds=(0,)), Places(fetch_all(runs_here(uri)), tmp_path / "results"))
+    assert ablation.jobs == ()
+    for evidence in ablation.evidence.values():
+        evidence.check()
