@@ -28,7 +28,9 @@ ONE_RAY = (
     "machines are shared, start Ray on each with RAY_ADDRESS=HEAD:PORT, which tells its processes their own"
 )
 TOKEN = "`ray get-auth-token --generate`, copy it to all nodes, start Ray on each with RAY_AUTH_MODE=token"
-SHARE = "name a folder that all nodes mount and may write (NFS, EFS, Filestore, ...)"
+SHARE = (
+    "name a folder that all nodes mount and may write (NFS, EFS, ...), or s3://BUCKET/FOLDER with its key on each node"
+)
 COPY = "copy the folder to every node, or name one that all nodes mount"
 
 
@@ -165,7 +167,7 @@ def _host() -> Host:
     words = [
         word
         for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] == "raylet"
+        if process.info["name"] == "raylet" and _network_of(process.pid) == _network_of("self")
         for word in process.info["cmdline"] or ()
     ]
     clusters = {word.partition("=")[2] for word in words if word.startswith("--gcs-address=")}
@@ -173,6 +175,14 @@ def _host() -> Host:
     knows_its_own = ray.is_initialized() and os.environ.get("RAY_ADDRESS") == ray.get_runtime_context().gcs_address
     name, booted = platform.node(), boot.read_text().strip() if boot.exists() else ""
     return Host(name, booted, tuple(sorted(clusters)), knows_its_own)
+
+
+def _network_of(process: int | str) -> str:
+    """The network that a process has: two in one kernel may have their own, as in namespaces and containers."""
+    try:
+        return str(Path(f"/proc/{process}/ns/net").readlink())
+    except OSError:  # no Linux, or it has just ended
+        return ""
 
 
 def judge_hosts(answers: Answers[Host], one_machine: bool) -> Finding:

@@ -21,7 +21,7 @@ from mergenet.training.files import wait_until_free
 from mergenet.training.record import Record
 from mergenet.training.remote import Away
 from mergenet.training.reporter import Reporter
-from mergenet.training.run import execute, record_end, unfinished
+from mergenet.training.run import Stopped, execute, record_end, unfinished
 from mergenet.training.sizes import among
 from mergenet.training.spec import RunSpec
 
@@ -196,4 +196,5 @@ def _relay(news: Any, reporter: Reporter, lack: Callable[[], str | None], ended:
         except RayError:  # the queue went with its cluster
             return
         heard = time.monotonic()
-        getattr(reporter, kind)(*values)
+        with suppress(Stopped):  # Tune wants no more of this trial, and ends its process itself
+            getattr(reporter, kind)(*values)

@@ -19,8 +19,12 @@ from typing import IO
 
 import psutil
 
+from tests.store import environment
+
 NETWORK = "10.99.0"
-PORT = "6379"
+PORT, STORE_PORT = 6379, 9000
+STORE = 8
+"""The number of the host that the others ask for an object store."""
 INTERFACE = "eth0"
 CODE = Path(__file__).parents[1]
 
@@ -47,6 +51,7 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "GLOO_SOCKET_IFNAME": INTERFACE,
     "MERGENET_MLFLOW": "off",
+    **environment(f"{NETWORK}.{STORE}", STORE_PORT),
     "RAY_AUTH_MODE": "disabled",  # nothing comes in from outside
     "RAY_USAGE_STATS_ENABLED": "0",
     # the head notices in seconds that a node is gone
@@ -171,7 +176,7 @@ def hosts(folder: Path) -> Iterator[Hosts]:
 
 def head_on(host: Host) -> str:
     """Starts a cluster with its head there, which takes no work; its address."""
-    _done(host.ray("--head", "--port", PORT, "--num-cpus", "0", "--include-dashboard", "false"))
+    _done(host.ray("--head", "--port", str(PORT), "--num-cpus", "0", "--include-dashboard", "true"))
     return f"{host.address}:{PORT}"
 
 

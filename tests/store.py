@@ -1,10 +1,11 @@
 """An object store on this machine: moto's S3, which keeps in memory what it is given.
 
-python -m tests.store HOST PORT     serves until its input ends
+python -m tests.store HOST PORT     serves until it is ended
 python -m tests.store URI FOLDER    copies a record from a store
 """
 
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,4 +69,4 @@ if __name__ == "__main__":
         copy(sys.argv[1], Path(sys.argv[2]))
     else:
         store = Store(sys.argv[1], int(sys.argv[2]))
-        sys.stdin.read()
+        signal.pause()

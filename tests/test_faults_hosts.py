@@ -1,5 +1,6 @@
-"""Hosts that share a folder and nothing else: a run on two equals one on one, and goes on when one is lost."""
+"""Hosts that share a folder, or a store, and nothing else: a run on two equals one on one, and outlives one of them."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -7,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from mergenet.training.files import is_being_written
+from mergenet.config import as_yaml
+from mergenet.training.files import is_being_written, read_json
 from tests.compare import assert_runs_equal
+from tests.conftest import SMALL
 from tests.faults import (
     COSTS,
+    LONG,
     STRUCK,
+    SWEEP,
     Cluster,
     Command,
     again_alone,
@@ -19,11 +24,15 @@ from tests.faults import (
     paused,
     resumed,
     strike,
+    ticks,
     train_here,
     wait_until,
 )
-from tests.hosts import Host, Hosts, head_on, hosts, join, lacking
+from tests.hosts import STORE, STORE_PORT, Host, Hosts, head_on, hosts, join, lacking
 from tests.mirrors import recorded, sent, sent_if_there
+from tests.store import BUCKET
+from tests.sweeps import written
+from tune.search.ledger import read_log
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=f"hosts in namespaces: {lacking()}")
 
@@ -33,7 +42,8 @@ also_on_nodes = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def plugs(only_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+def plugs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Their Rays are alone in their networks, whatever runs beside."""
     with hosts(tmp_path_factory.mktemp("shared")) as plugs:
         yield plugs
 
@@ -75,24 +85,29 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_here(tmp_path_factory.mktemp("undisturbed"))
 
 
+def answers(host: Host, port: int) -> None:
+    """Waits until a server there does."""
+    knock = ["bash", "-c", f": < /dev/tcp/{host.address}/{port}"]
+    wait_until(lambda: host.begin(*knock, output=subprocess.DEVNULL).wait(10) == 0)
+
+
 @pytest.fixture(scope="module")
-def store(plugs: Hosts) -> tuple[Host, str, str]:
+def mlflow(plugs: Hosts) -> tuple[Host, str, str]:
     """A host with a server of MLflow; how others reach it, and how one does who sees its database."""
     host = plugs.plug_in(9)
     database = f"sqlite:///{plugs.folder / 'mlflow.db'}"
     own = ["--backend-store-uri", database, "--artifacts-destination", str(plugs.folder / "artifacts")]
     words = ["-m", "mlflow", "server", "--host", host.address, "--workers", "1", *own]
     host.begin(sys.executable, *words, folder=plugs.folder, output=subprocess.DEVNULL)
-    knock = ["bash", "-c", f": < /dev/tcp/{host.address}/5000"]
-    wait_until(lambda: host.begin(*knock, output=subprocess.DEVNULL).wait(10) == 0)
+    answers(host, 5000)
     return host, f"http://{host.address}:5000", database
 
 
 def test_a_run_on_two_hosts_equals_one_on_one_though_mlflow_was_away(
-    cluster: Cluster, store: tuple[Host, str, str], undisturbed: Path, runs: Path
+    cluster: Cluster, mlflow: tuple[Host, str, str], undisturbed: Path, runs: Path
 ) -> None:
     """Nothing that was recorded lacks in MLflow in the end, by itself."""
-    host, uri, database = store
+    host, uri, database = mlflow
     driver, record = cluster.train(runs, "--mlflow", uri)
     assert cluster.workers() == [0, 1, 1]
     with paused(cluster.writer_at(1, driver, record).process):
@@ -130,6 +145,85 @@ def test_a_run_whose_driver_is_killed_is_resumed(cluster: Cluster, undisturbed: 
     strike(record, kill_and_begin_again, "driver killed, hosts")
     again[0].end()
     assert_runs_equal(record, undisturbed)
+
+
+# --- without a shared folder -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def store(plugs: Hosts) -> Host:
+    """A host with an object store."""
+    host = plugs.plug_in(STORE)
+    host.begin(sys.executable, "-m", "tests.store", host.address, str(STORE_PORT), output=subprocess.DEVNULL)
+    answers(host, STORE_PORT)
+    return host
+
+
+def copied(store: Host, uri: str, folder: Path) -> Path:
+    """A record, as the store has it in the end."""
+    copying = store.begin(sys.executable, "-m", "tests.store", uri, str(folder))
+    said, _ = copying.communicate(timeout=60)
+    assert copying.returncode == 0, said
+    return folder
+
+
+def trained_at(nodes: Sequence[Host], tick: int) -> list[Host]:
+    """The hosts in whose own temporary folders runs have come to a tick."""
+    records = {host: Path(f"/proc/{host.first.pid}/root/tmp").glob("mergenet-run-*/*") for host in nodes}
+    return [host for host, there in records.items() if any(ticks(record) >= tick for record in there)]
+
+
+def test_a_run_on_hosts_that_share_no_folder_goes_on_from_the_store(
+    cluster: Cluster, store: Host, undisturbed: Path, runs: Path
+) -> None:
+    runs.mkdir()
+    (runs / "long.yaml").write_text(as_yaml(LONG))
+    uri = f"s3://{BUCKET}/train"
+    driver = cluster.mergenet("train", str(runs / "long.yaml"), "--workers", "2", "--runs", uri)
+    driver.until(lambda: bool(trained_at(cluster.nodes, STRUCK)))
+    (writer,) = trained_at(cluster.nodes, STRUCK)
+    writer.kill()
+    driver.end()
+    (went_on,) = re.findall(r"going on from tick (\d+)", driver.said)
+    assert int(went_on) >= 3
+    (record,) = set(re.findall(rf"{uri}/small/[0-9a-f]+-s0", driver.said))
+    assert_runs_equal(copied(store, record, runs / "copy"), undisturbed)
+
+
+def test_a_job_and_its_code_travel_to_hosts_that_share_no_folder(cluster: Cluster, store: Host, runs: Path) -> None:
+    """The code that a host has is a checkout, whose commit a record would name; what was sent is none."""
+    runs.mkdir()
+    (runs / "small.yaml").write_text(as_yaml(SMALL))
+    uri = f"s3://{BUCKET}/job"
+    words = ["train", f"{runs.name}/small.yaml", "--workers", "2", "--runs", uri]
+    driver = cluster.mergenet("cluster", "submit", "--", *words)
+    driver.end()
+    (record,) = set(re.findall(rf"{uri}/small/[0-9a-f]+-s0", driver.said))
+    manifest = read_json(copied(store, record, runs / "copy") / "manifest.json")
+    assert (manifest["world_size"], manifest["commit"]) == (2, None)
+
+
+def test_a_sweep_on_hosts_that_share_no_folder_is_in_the_store(cluster: Cluster, store: Host, runs: Path) -> None:
+    runs.mkdir()
+    uri = f"s3://{BUCKET}/sweep"
+    driver = cluster.mergenet("sweep", written(runs, SWEEP), "--runs", uri)
+    hosts_at_work: set[str] = set()
+
+    def all_of_them() -> bool:
+        hosts_at_work.update(host.name for host in trained_at(cluster.nodes, 1))
+        return len(hosts_at_work) == len(cluster.nodes)
+
+    driver.until(all_of_them)
+    driver.end()
+    (folder,) = set(re.findall(rf"{uri}/tiny/sweep-[0-9a-f]+", driver.said))
+    log = read_log(copied(store, folder, runs / "copy"))
+    assert [trial.state for trial in log.trials()] == ["finished"] * 3
+    for trial in log.trials():
+        record = copied(store, f"{uri}/tiny/{trial.run}", runs / trial.run)
+        assert read_json(record / "result.json")["learners"]["target"]["validation"]["loss"] in (trial.values or ())
+
+
+# --- a sweep -------------------------------------------------------------------------------------------------------
 
 
 @also_on_nodes

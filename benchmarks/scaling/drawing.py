@@ -18,8 +18,8 @@ def draw_steps(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Measured and predicted milliseconds of a step over the number of processes."""
     n = rows[0]["measured_s"].n
     caption = (
-        f"Points: median of {n} rounds, bars from the least to the most, some beyond the edge. Lines: the model, from "
-        "one process and from messages between two. Two cores: from three processes on they take turns."
+        f"Points: median of {n} rounds, bars from the least to the most. Lines: the model, from one process and from "
+        "messages between two. Two cores: from three processes on they take turns."
     )
     plot = Plot("a step over processes, measured and predicted", caption, lambda: _steps(rows))
     path.write_bytes(_few_colours(png(plot, "Scale")))
@@ -48,12 +48,9 @@ def _steps(rows: Sequence[Mapping[str, Any]]) -> Figure:
         )
         said = [1e3 * row["predicted_s"].median for row in own]
         axis.plot(workers, said, color=COLOURS[1], label="predicted", zorder=1)
-        seen, ideal = ([1e3 * row[key] for row in own] for key in ("least_s", "least predicted_s"))
-        axis.plot(workers, seen, "o", color=COLOURS[0], mfc="white", label="measured, the least")
-        axis.plot(workers, ideal, "--", color=COLOURS[1], label="predicted of the least", zorder=1)
         axis.set_title(f"{trio} adapter, cycle {cycle}")
         axis.set_xticks(workers)
-        axis.set_ylim(0, 2000 * max(row["measured_s"].median for row in rows))
+        axis.set_ylim(0, 1100 * max(row["measured_s"].most for row in rows))
     for axis in axes[-1]:
         axis.set_xlabel("processes")
     for axis in axes[:, 0]:
