@@ -167,7 +167,7 @@ def _host() -> Host:
     words = [
         word
         for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] == "raylet" and _network_of(process.pid) == _network_of("self")
+        if process.info["name"] == "raylet" and _network_of(process.pid) in ("", _network_of("self"))
         for word in process.info["cmdline"] or ()
     ]
     clusters = {word.partition("=")[2] for word in words if word.startswith("--gcs-address=")}
@@ -181,7 +181,7 @@ def _network_of(process: int | str) -> str:
     """The network that a process has: two in one kernel may have their own, as in namespaces and containers."""
     try:
         return str(Path(f"/proc/{process}/ns/net").readlink())
-    except OSError:  # no Linux, or it has just ended
+    except OSError:  # no Linux, somebody else's, or it has just ended
         return ""
 
 

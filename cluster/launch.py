@@ -112,7 +112,7 @@ def _work(config: Mapping[str, Any]) -> dict[str, str]:
     """What each worker runs."""
     spec = RunSpec.from_plain(config["spec"])
     try:
-        if ranks.rank() == 0:
+        if ranks.rank() == 0 and spec.remote is None:
             wait_until_free(spec.folder)
         execute(spec, _ToDriver(config["news"]))
     except InputError as error:

@@ -14,7 +14,7 @@ from mergenet.config import InputError
 from mergenet.experiment import Experiment, load_experiment
 from mergenet.jobs import prepare, prepare_resume, resolve_device, train
 from mergenet.training import ranks
-from mergenet.training.copies import record_here, runs_here
+from mergenet.training.copies import fetch, record_here, runs_here
 from mergenet.training.export import export_model
 from mergenet.training.files import read_metrics, read_result
 from mergenet.training.record import read_experiment, read_manifest
@@ -46,6 +46,7 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """How it ended, with the final figures of each learner; None where it has not."""
+        fetch(self.folder)
         return read_result(self.folder)
 
     @property
@@ -53,6 +54,7 @@ class Run:
         """Every recorded figure: columns run, learner, tick, epoch, split, metric, value."""
         from pandas import DataFrame
 
+        fetch(self.folder)
         columns = ["run", "learner", "tick", "epoch", "split", "metric", "value"]
         return DataFrame(read_metrics(self.folder), columns=columns)
 

@@ -14,7 +14,7 @@ from mergenet.config import InputError
 from mergenet.experiment import Experiment
 from mergenet.models import check_code, names_code
 from mergenet.training import ranks
-from mergenet.training.copies import check_writable, fetch, following
+from mergenet.training.copies import check_writable, following, record_here
 from mergenet.training.export import export_model
 from mergenet.training.files import (
     copied_from,
@@ -140,10 +140,9 @@ def train(job: Job, mlflow: str, reporter: Reporter, cluster: bool = False) -> b
     Raises:
         InputError: the folder holds what must not be touched.
     """
-    found = ranks.from_first(_found(job) if ranks.rank() == 0 else None)
-    if isinstance(found, str):
-        raise InputError(found)
-    if found:
+    with ranks.agreeing():
+        found = _found(job) if ranks.rank() == 0 else False
+    if ranks.from_first(found):
         return False
     with _mirrored(job, mlflow, reporter), _followed(job):
         if cluster or (job.sizes[-1] > 1 and not ranks.launched_by_torchrun()):
@@ -153,26 +152,32 @@ def train(job: Job, mlflow: str, reporter: Reporter, cluster: bool = False) -> b
     return True
 
 
-def _found(job: Job) -> bool | str:
-    """Whether the run's folder holds this very run, finished; a line where it holds what must not be touched."""
+def _found(job: Job) -> bool:
+    """Whether the run's folder holds this very run, finished.
+
+    Raises:
+        InputError: it holds what must not be touched, or is kept where nothing can be written.
+    """
     spec, folder = job.spec, shown(job.spec.folder)
-    fetch(spec.folder)
-    check_writable(spec.folder.parents[1])
+    check_writable(record_here(spec.folder).parents[1])
     if not has_begun(spec.folder):
         return False
     if is_being_written(spec.folder):
-        return f"{folder}: another process is writing this run"
+        raise InputError(f"{folder}: another process is writing this run")
     result = read_result(spec.folder)
     finished = result is not None and result["status"] == "finished"
     if job.resumed:
         return finished
     if not finished:
-        return f"{folder} holds this run unfinished: go on with --resume {folder}, or remove it"
-    return _made_otherwise(job) or True
+        raise InputError(f"{folder} holds this run unfinished: go on with --resume {folder}, or remove it")
+    _check_made_so(job)
+    return True
 
 
-def _made_otherwise(job: Job) -> str | None:
-    """A line where the finished run was made with other workers, threads or device than are asked for."""
+def _check_made_so(job: Job) -> None:
+    """Raises:
+    InputError: the finished run was made with other workers, threads or device than are asked for.
+    """
     begun, folder = read_manifest(job.spec.folder), shown(job.spec.folder)
     wanted: dict[str, tuple[str, tuple[int | str, ...]]] = {
         "world_size": ("--workers", job.sizes),
@@ -181,11 +186,10 @@ def _made_otherwise(job: Job) -> str | None:
     }
     for key, (option, values) in wanted.items():
         if begun[key] not in values:
-            return (
+            raise InputError(
                 f"{folder} holds this run finished with {option} {begun[key]}, and this asks for {among(values)}: "
                 f"add {option} {begun[key]} to see it, or choose other --runs"
             )
-    return None
 
 
 def _followed(job: Job) -> AbstractContextManager[None]:

@@ -196,7 +196,7 @@ def test_a_job_and_its_code_travel_to_hosts_that_share_no_folder(cluster: Cluste
     (runs / "small.yaml").write_text(as_yaml(SMALL))
     uri = f"s3://{BUCKET}/job"
     words = ["train", f"{runs.name}/small.yaml", "--workers", "2", "--runs", uri]
-    driver = cluster.mergenet("cluster", "submit", "--", *words)
+    driver = cluster.mergenet("cluster", "submit", "--python", sys.executable, "--", *words)
     driver.end()
     (record,) = set(re.findall(rf"{uri}/small/[0-9a-f]+-s0", driver.said))
     manifest = read_json(copied(store, record, runs / "copy") / "manifest.json")

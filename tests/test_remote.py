@@ -1,6 +1,7 @@
 """Records in an object store: a run there ends as one here does, and what was brought there is never lost or mixed."""
 
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from mergenet.experiment import Experiment
 from mergenet.training import remote
 from mergenet.training.copies import bring, fetch, fetch_all, record_here, result_of, runs_here
 from mergenet.training.files import copied_from, shown
-from mergenet.training.place import Copy, TakenOver, at_hand
+from mergenet.training.place import OWNER, WRITER, Copy, Mark, TakenOver, at_hand, hand_on
 from mergenet.training.remote import Away, Remote
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute, record_end
@@ -20,10 +21,14 @@ from mergenet.training.spec import RunSpec
 from tests.compare import assert_runs_equal
 from tests.conftest import SMALL, Outcome
 from tests.ranks import on_ranks
+from tests.refused import refusal
 from tests.store import BUCKET, Store, environment
+from tests.sweeps import planned
 from tests.tables import plan
 from tests.test_resume import StopAt
 from tune.ablate import Places, find_missing, ready
+from tune.search.begin import open_ledger
+from tune.search.ledger import Trial, asked, read_log, refused
 
 MakeExperiment = Callable[..., Experiment]
 OFTEN: dict[str, Any] = {"training": {"epochs": 2}, "checkpoint": {"every": 2}}
@@ -80,6 +85,8 @@ def test_files_go_there_and_come_back(uri: str, tmp_path: Path, kind: str) -> No
     there.remove("a/b")
     there.remove("a/b")
     assert set(there.files()) == {"a/c"} and not (tmp_path / "b").exists()
+    there.remove("a")
+    assert there.files() == {}
 
 
 def test_options_of_a_uri_hold_for_what_lies_below() -> None:
@@ -161,24 +168,51 @@ def test_a_folder_that_is_no_copy_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "manifest.json").write_text("{}")
     fetch(tmp_path / "a" / "b", states=True)
-    assert fetch_all(tmp_path) == runs_here(tmp_path) == runs_here(tmp_path.as_uri()) == tmp_path
+    assert fetch_all(tmp_path) == runs_here(tmp_path) == tmp_path and record_here(tmp_path / "a") == tmp_path / "a"
     assert copied_from(tmp_path / "a" / "b") is None and files(tmp_path) == {"a/b/manifest.json"}
 
 
+RUNS = "write a folder, or s3://BUCKET/FOLDER"
+RECORD = "write a folder, or s3://BUCKET/FOLDER/NAME/HASH-sSEED"
+NOWHERE = "cannot be read: there is no bucket 'nowhere'"
+KEY = "leave its key out, and set AWS_ACCESS_KEY_ID"
+
+
 @pytest.mark.parametrize(
-    ("runs", "said"),
+    ("words", "said"),
     [
-        ("ftp://lab/runs", "no such kind of store; write a folder, or s3://BUCKET/FOLDER"),
-        ("s3://lab", "name a folder in a bucket, as s3://BUCKET/FOLDER"),
-        ("s3:///runs", "name a folder in a bucket"),
-        ("s3://key:secret@lab/runs", "leave its key out, set AWS_ACCESS_KEY_ID"),
-        ("s3://nowhere/runs", "s3://nowhere/runs: cannot be written: "),
+        (["train", "digits-cross-structure", "--runs", "ftp://lab/runs"], RUNS),
+        (["train", "digits-cross-structure", "--runs", "file:///lab/runs"], RUNS),
+        (["train", "digits-cross-structure", "--runs", "s3://lab/"], RUNS),
+        (["train", "digits-cross-structure", "--runs", "s3:///runs"], RUNS),
+        (["train", "digits-cross-structure", "--runs", "s3://[lab/runs"], "no URI; write s3://BUCKET/FOLDER"),
+        (["train", "digits-cross-structure", "--runs", "s3://id:secret@lab/runs"], KEY),
+        (["train", "digits-cross-structure", "--runs", "s3://id:sec/ret@lab/runs"], KEY),
+        (
+            ["train", "digits-cross-structure", "--runs", "s3://nowhere/runs"],
+            "cannot be read: there is no bucket 'nowhere'",
+        ),
+        (["report", "table8", "--runs", "s3://nowhere/runs"], NOWHERE),
+        (["sweep", "digits-pairing", "--runs", "s3://nowhere/runs"], NOWHERE),
+        (["ui", "--runs", "s3://lab/none"], "s3://lab/none holds no mlflow.db yet"),
+        (["train", "--resume", "s3://lab"], RECORD),
+        (["export", "s3://lab/runs/small"], RECORD),
+        (["sync", "s3://lab/runs/small/0123abcd-s0"], "s3://lab/runs/small/0123abcd-s0/experiment.json: no such file"),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_uri_that_will_not_do_is_refused(call: Callable[..., Outcome], tmp_path: Path, runs: str, said: str) -> None:
-    code, out, err = call("train", "digits-cross-structure", "--runs", runs)
-    assert (code, out) == (2, "") and said in err and len(err.splitlines()) == 1 and "secret" not in err
-    assert not list((tmp_path / "aside").iterdir())
+def test_a_uri_that_will_not_do_is_refused(call: Callable[..., Outcome], words: list[str], said: str) -> None:
+    code, out, err = call(*words)
+    assert (code, out) == (2, "") and said in err and len(err.splitlines()) == 1
+    assert "sec" not in err and not list(Path(tempfile.gettempdir()).iterdir())
+
+
+def test_a_store_that_is_away_at_the_start_is_said_at_once(
+    call: Callable[..., Outcome], uri: str, store: Store
+) -> None:
+    with store.away():
+        code, out, err = call("train", "digits-cross-structure", "--runs", uri)
+    assert (code, out) == (2, "") and f"{uri}/digits-cross-structure" in err and "cannot be read" in err
 
 
 # --- a run -------------------------------------------------------------------------------------------------------
@@ -287,26 +321,84 @@ def test_two_ranks_resume_with_the_checkpoint_of_the_first(
 
 
 def test_the_later_of_two_writers_has_the_record(uri: str) -> None:
-    """The first brings nothing any more, and says so to nobody but itself."""
+    """The first brings nothing any more, and is told so at its end if it was not before."""
     there = Remote(uri).at("small/0123abcd-s0")
-    with at_hand(Path("small/0123abcd-s0"), there.uri) as first:
+    with pytest.raises(TakenOver, match="another process writes it now"):
+        overtaken(there)
+    assert there.read("metrics.jsonl") == b"the first\nthe second\n" and there.read("result.json") is None
+    assert not list(Path(tempfile.gettempdir()).iterdir())
+
+
+def overtaken(there: Remote) -> None:
+    folder = Path("small/0123abcd-s0")
+    with at_hand(folder, there.uri, "one", print) as first:
         first.take_over()
         (first.folder / "metrics.jsonl").write_text("the first\n")
         first.push()
-        with at_hand(Path("small/0123abcd-s0"), there.uri) as second:
+        with at_hand(folder, there.uri, "two", print) as second:
             second.take_over()
             assert (second.folder / "metrics.jsonl").read_text() == "the first\n"
             (second.folder / "metrics.jsonl").write_text("the first\nthe second\n")
         (first.folder / "result.json").write_text("{}")
-        with pytest.raises(TakenOver, match="another process writes this record now"):
-            first.push()
-    assert there.read("metrics.jsonl") == b"the first\nthe second\n" and there.read("result.json") is None
+
+
+def test_a_writer_looks_before_every_file(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Copy(tmp_path / "run", Remote(uri).at("small/0123abcd-s0"), "one")
+    place.take_over()
+    for name in ("manifest.json", "metrics.jsonl"):
+        (place.folder / name).write_text("new")
+    real = Remote.put
+
+    def robbed_after(self: Remote, name: str, path: Path) -> None:
+        real(self, name, path)
+        Mark(place.remote, "two").leave()
+
+    monkeypatch.setattr(Remote, "put", robbed_after)
+    with pytest.raises(TakenOver):
+        place.push()
+    assert set(place.remote.files()) == {"manifest.json", WRITER}
+
+
+class Robbed(Silent):
+    """Another command takes the record after three ticks."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def tick(self, done: int) -> None:
+        if done == 3:
+            Mark(self._remote, "another").leave()
+
+
+def test_all_ranks_of_a_run_that_was_taken_over_end(small: MakeExperiment, tmp_path: Path) -> None:
+    """Each with the line, within seconds: none waits for the first, and none is started again for it."""
+    there = Remote((tmp_path / "there").as_uri())
+    spec = RunSpec(small(OFTEN), 0, {}, tmp_path / "run", remote=there.uri)
+    assert (
+        on_ranks(2, refused_on_rank, tmp_path / "ranks", spec, Robbed(there))
+        == [f"{there.uri}: another process writes it now"] * 2
+    )
+    assert there.read("result.json") is None
+
+
+def refused_on_rank(spec: RunSpec, reporter: Robbed) -> str:
+    return refusal(lambda: execute(spec, reporter))
+
+
+def test_how_a_run_ended_is_not_said_for_another_command(small: MakeExperiment, uri: str) -> None:
+    spec = spec_of(small(OFTEN), uri)
+    Mark(Remote(str(spec.remote)), "another").leave()
+    record_end(spec, {"status": "interrupted", "reason": "by a test"})
+    assert result_of(spec.folder, spec.remote) is None
+    Mark(Remote(str(spec.remote)), OWNER).leave()
+    record_end(spec, {"status": "interrupted", "reason": "by a test"})
+    assert result_of(spec.folder, spec.remote) == {"status": "interrupted", "reason": "by a test"}
 
 
 def test_a_push_brings_what_changed_and_takes_away_what_went(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Copy(tmp_path / "run", record_at(uri))
+    place = Copy(tmp_path / "run", record_at(uri), "one")
     place.take_over()
     put: list[str] = []
     real = Remote.put
@@ -321,6 +413,11 @@ def test_a_push_brings_what_changed_and_takes_away_what_went(
         (place.folder / "checkpoints" / "tick-1" / name).unlink()
     place.push()
     assert put == ["checkpoints/tick-3/state.pt", "metrics.jsonl", "checkpoints/tick-3/sha256", "result.json"]
+    from pyarrow.fs import FileSelector
+
+    system, root = place.remote._place()
+    folders = {info.base_name for info in system.get_file_info(FileSelector(f"{root}/checkpoints", recursive=True))}
+    assert "tick-1" not in folders, "no empty folders stay, which listings would go through"
     checkpoints = {name for name in place.remote.files() if name.startswith("checkpoints")}
     assert checkpoints == {"checkpoints/tick-3/state.pt", "checkpoints/tick-3/sha256"}, "what was never whole goes too"
 
@@ -329,7 +426,7 @@ def test_how_a_run_ended_is_written_for_workers_that_were_killed_and_never_over_
     small: MakeExperiment, uri: str
 ) -> None:
     spec = spec_of(small(OFTEN), uri)
-    record_at(uri)
+    record_at(uri).remove(WRITER)
     record_end(spec, {"status": "interrupted", "reason": "by a test"})
     record_end(spec, {"status": "failed", "reason": "too late"})
     found = result_of(spec.folder, spec.remote)
@@ -359,3 +456,45 @@ def test_a_table_hands_weights_on_through_the_store(uri: str, tmp_path: Path, mo
     assert ablation.jobs == ()
     for evidence in ablation.evidence.values():
         evidence.check()
+
+
+def test_weights_that_cannot_be_handed_on_are_not_there_for_anybody(
+    uri: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
+    file = runs_here(uri) / "weights" / "0123.safetensors"
+    (tmp_path / "made").write_bytes(b"weights")
+    with store.away(), pytest.raises(Away):
+        hand_on(tmp_path / "made", file)
+    hand_on(tmp_path / "made", file)
+    assert Remote(uri).read("weights/0123.safetensors") == b"weights"
+
+
+def test_a_sweep_is_in_the_store_before_it_goes_on_whoever_reads_it_here(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who read bring older files into the copy; another machine sees each event; the first writer is told."""
+    (tmp_path / "runs").symlink_to(runs_here(uri))
+    ledger = open_ledger(planned(tmp_path), resume=False)
+    point = {"transfers.main.cycle": 1}
+    for number in range(3):
+        ledger.note(asked(Trial(number, point, point, f"{number}-s0")))
+        (ledger.folder / "trials.jsonl").write_text("of before\n")
+        fetch_all(runs_here(uri))
+        ledger.note(refused(point, "the same"))
+    assert len(read_log(ledger.folder).events) == 6
+
+    (tmp_path / "runs").unlink()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    (tmp_path / "runs").symlink_to(runs_here(uri))
+    assert "has 3 trials that did not end: go on with --resume s3://" in refusal(
+        lambda: open_ledger(planned(tmp_path), resume=False)
+    )
+    ledger.note(refused(point, "the first still writes"))
+    second = open_ledger(planned(tmp_path), resume=True)
+    assert len(second.events) == 7
+    with pytest.raises(TakenOver):
+        ledger.note(refused(point, "too late"))
+    second.note(refused(point, "the second writes"))
+    events = read_log(record_here(f"{uri}/tiny/{second.folder.name}")).events
+    assert [event.get("reason") for event in events[-2:]] == ["the first still writes", "the second writes"]

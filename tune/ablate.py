@@ -145,8 +145,9 @@ def _has_weights(evidence: Evidence | None) -> bool:
     """Whether its last checkpoint is there and whole."""
     if evidence is None or evidence.folder is None:
         return False
-    fetch(evidence.folder, states=True)
     there = checkpoints(evidence.folder / "checkpoints")
+    if copied_from(evidence.folder) is not None:  # what is large of it comes when it is needed
+        return bool(there)
     return bool(there) and problem_of(there[-1]) is None
 
 
@@ -252,5 +253,5 @@ def _handed_on(key: str, places: Places, folder: Path | None) -> bool:
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as aside:
         save_file(dict(trained.weights), aside)
-    hand_on(file)
+        hand_on(aside, file)
     return True

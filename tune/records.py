@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergenet.training.files import in_turn, is_being_written, read_json, read_result, world_sizes
+from mergenet.training.files import copied_from, in_turn, is_being_written, read_json, read_result, world_sizes
 from tune.files import Lines, check_record, hash_of, milliseconds, params, tags_of
 from tune.store import alone, artifacts_beside, check_uri, connect, find_experiment, find_run, reaching, require_mlflow
 
@@ -192,4 +192,5 @@ def _status(folder: Path) -> str:
     result = read_result(folder)
     if result is not None:
         return str(result["status"])
-    return "running" if is_being_written(folder) else "killed"
+    # who has a copy cannot tell whether the run goes on elsewhere
+    return "running" if copied_from(folder) or is_being_written(folder) else "killed"

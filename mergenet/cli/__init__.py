@@ -19,6 +19,7 @@ from mergenet.cli.sync import sync
 from mergenet.cli.train import train
 from mergenet.cli.ui import ui
 from mergenet.config import InputError
+from mergenet.training.remote import Away
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,6 +60,8 @@ def main() -> None:
         code = _refuse(error.format_message(), 2 if isinstance(error, click.UsageError) else error.exit_code)
     except InputError as error:
         code = _refuse(str(error), 2)
+    except Away as error:
+        code = _refuse(f"the object store is away: {error}; nothing is lost, go on when it is back", 1)
     except (click.Abort, KeyboardInterrupt):
         code = _refuse("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -8,6 +8,7 @@ import click
 
 from mergenet.cli.cluster_jobs import logs, status, stop, submit
 from mergenet.cli.words import mirror_to, read_paths
+from mergenet.training.copies import runs_here
 from mergenet.training.files import shown
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def preflight(
     from mergenet.cli.show import print_finding
 
     wanted_data = read_paths(data)
-    before = [_mlflow(mlflow, Path("runs" if "://" in storage else storage))]
+    before = [_mlflow(mlflow, runs_here(storage))]
 
     from cluster.preflight import Wanted
     from cluster.preflight import preflight as findings

@@ -12,7 +12,7 @@ from mergenet.cli.tables import TableOptions
 from mergenet.cli.words import own_name, read_paths
 from mergenet.jobs import Job, prepare
 from mergenet.training.amounts import amounts_of
-from mergenet.training.files import read_result
+from mergenet.training.files import read_result, shown
 from mergenet.training.probe import PROBE_S, Probe, ProbeFailed, probes
 from mergenet.training.sizes import exactly
 from mergenet.training.spec import RunSpec, data_of
@@ -108,7 +108,7 @@ def _command(asked: Asked, name: str, *words: str) -> str:
     said += ["--allow-code"] if asked.allow_code else []
     said += ["--threads", str(asked.threads)] if asked.threads > 1 else []
     said += [word for entry in asked.data for word in ("--data", entry)]
-    said += ["--runs", str(asked.runs)] if str(asked.runs) != "runs" else []
+    said += ["--runs", shown(asked.runs)] if str(asked.runs) != "runs" else []
     return shlex.join(said)
 
 

@@ -9,7 +9,7 @@ import click
 from mergenet.cli.place import address_option, address_words, device_there, joined
 from mergenet.cli.words import Workers, mirror_to, own_name, read_paths, runs_option
 from mergenet.config import InputError
-from mergenet.training.files import shown
+from mergenet.training.files import copied_from, shown
 
 if TYPE_CHECKING:
     from tune.search.plan import Room, Setting, SweepPlan
@@ -214,12 +214,15 @@ def _confirm(plan: "SweepPlan", seeds: int, results: Path, mlflow: str, address:
     from mergenet.cli.ablate import check_room, train_cells
     from mergenet.cli.report import render_table
     from mergenet.cli.tables import TableOptions
+    from mergenet.training.copies import fetch_all
     from tune.ablate import Places, find_missing
     from tune.search.confirm import SCALE, best_of, write_confirmation
     from tune.search.ledger import read_log
 
+    fetch_all(plan.runs)
     log, setting, first = read_log(plan.folder), plan.setting, plan.sweep.seed + 1
-    table = shown(write_confirmation(log, best_of(log)))
+    written = write_confirmation(log, best_of(log))
+    table = str(written) if copied_from(written) else shown(written)
     paths = tuple(f"{name}={path}" for name, path in plan.paths.items())
     fresh = tuple(range(first, first + seeds))
     options = TableOptions(table, SCALE, None, "last", paths, plan.runs, results, fresh)

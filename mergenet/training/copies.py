@@ -8,46 +8,45 @@ they are asked for.
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mergenet.config import InputError, digest
-from mergenet.training.files import CHECKSUM, REMOTE, STATE, copied_from, read_result
+from mergenet.training.files import CHECKSUM, REMOTE, STATE, copied_from, read_result, replacing
 from mergenet.training.remote import Away, Remote, patiently
 
+if TYPE_CHECKING:
+    from pyarrow.fs import FileInfo
+
 CHECKPOINTS, RESULT = "checkpoints", "result.json"
+KEPT = {"experiment.json", "manifest.json", "metrics.jsonl", RESULT, "sweep.json", "trials.jsonl"}
+"""Files of a record or a sweep, beside checkpoints; all else can be made again."""
 PROBE = ".mergenet-probe"
 FETCH_EVERY_S = 5.0
-SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
+
+
+# --- where they lie ----------------------------------------------------------------------------------------------
 
 
 def runs_here(runs: str | Path) -> Path:
     """The folder of runs on this machine: the one named, or the copy of the one that a URI names.
 
     Raises:
-        InputError: no such kind of store, or a URI that holds a password.
+        InputError: no such kind of store, or a URI that holds a key.
     """
     if "://" not in str(runs):
         return Path(runs)
-    uri, parts = str(runs).rstrip("/"), urlsplit(str(runs))
-    if parts.scheme not in SCHEMES:
-        raise InputError(f"--runs {uri}: no such kind of store; write a folder, or s3://BUCKET/FOLDER")
-    if parts.password:
-        raise InputError(
-            f"--runs of {parts.scheme}://: a URI is shown and recorded; leave its key out, set AWS_ACCESS_KEY_ID"
-        )
-    if parts.scheme == "file":
-        return Path(parts.path)
-    if not parts.netloc or not parts.path.strip("/"):
-        raise InputError(f"--runs {uri}: name a folder in a bucket, as {parts.scheme}://BUCKET/FOLDER")
+    uri = _checked(str(runs), "s3://BUCKET/FOLDER", parts=1)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "mergenet" / f"{parts.netloc}-{digest(uri)[:8]}"
+    folder = cache / "mergenet" / f"{urlsplit(uri).netloc}-{digest(uri)[:8]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / REMOTE).write_text(f"{uri}\n")
+        if copied_from(folder) != uri:
+            with replacing(folder / REMOTE) as aside:
+                aside.write_text(f"{uri}\n")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror}; set XDG_CACHE_HOME") from None
     return folder
@@ -59,15 +58,34 @@ def record_here(record: str | Path) -> Path:
     A copy is fetched.
 
     Raises:
-        InputError: no such kind of store, or it cannot be reached.
+        InputError: no such kind of store, a URI that holds a key, or a store that cannot be reached.
     """
-    named = str(record)
-    if "://" in named:
-        remote = Remote(named)
-        name, folder = urlsplit(named).path.strip("/").split("/")[-2:]
-        record = runs_here(remote.above().above().uri) / name / folder
-    fetch(Path(record))
+    if "://" in str(record):
+        uri = Remote(_checked(str(record), "s3://BUCKET/FOLDER/NAME/HASH-sSEED", parts=3))
+        name, folder = urlsplit(uri.uri).path.split("/")[-2:]
+        record = runs_here(uri.above().above().uri) / name / folder
+    uri_of = copied_from(Path(record))
+    if uri_of is not None:
+        with refusing(uri_of):
+            bring(Remote(uri_of), Path(record), states=False)
     return Path(record)
+
+
+def _checked(uri: str, form: str, parts: int) -> str:
+    """`uri` in one way of writing, with at least so many parts below its bucket; it is not said where it is refused."""
+    try:
+        found = urlsplit(uri)
+    except ValueError:
+        raise InputError(f"{uri}: no URI; write {form}") from None
+    if "@" in found.netloc or "@" in found.path:
+        raise InputError("a URI is shown and recorded: leave its key out, and set AWS_ACCESS_KEY_ID and its fellows")
+    below = [part for part in found.path.split("/") if part]
+    if found.scheme != "s3" or not found.netloc or len(below) < parts:
+        raise InputError(f"{uri}: write a folder, or {form}")
+    return found._replace(path=f"/{'/'.join(below)}", fragment="").geturl()
+
+
+# --- bringing them -----------------------------------------------------------------------------------------------
 
 
 def fetch(folder: Path, states: bool = False) -> None:
@@ -77,24 +95,11 @@ def fetch(folder: Path, states: bool = False) -> None:
         states: also the large part of its checkpoints.
 
     Raises:
-        InputError: the store cannot be reached.
+        Away: the store cannot be reached, not even after a while.
     """
     uri = copied_from(folder)
     if uri is not None:
-        with refusing(uri):
-            bring(Remote(uri), folder, states)
-
-
-def result_of(folder: Path, uri: str | None) -> dict[str, Any] | None:
-    """How the run ended whose record is kept there, or in `folder`; None while it runs, or when it was killed.
-
-    Raises:
-        Away: the store cannot be reached.
-    """
-    if uri is None:
-        return read_result(folder)
-    content = patiently(lambda: Remote(uri).read(RESULT))
-    return None if content is None else json.loads(content)
+        patiently(lambda: bring(Remote(uri), folder, states))
 
 
 def fetch_all(runs: Path) -> Path:
@@ -107,11 +112,64 @@ def fetch_all(runs: Path) -> Path:
     if uri is not None:
         with refusing(uri):
             remote = Remote(uri)
-            there = {"/".join(parts[:2]) for name in remote.files() if len(parts := name.split("/")) > 2}
-            here = {path.parent.relative_to(runs).as_posix() for path in runs.glob("*/*/*.json")}
-            for name in sorted(there | here):
-                bring(remote.at(name), runs / name, states=False)
+            there: dict[str, dict[str, FileInfo]] = {
+                path.parent.relative_to(runs).as_posix(): {} for path in runs.glob("*/*/*.json")
+            }
+            for name, info in remote.files().items():
+                record, _, file = _split(name)
+                there.setdefault(record, {})[file] = info
+            for record, files in sorted(there.items()):
+                if any(map(is_kept, files)) or (runs / record).is_dir():
+                    _bring(remote.at(record), runs / record, files, states=False)
     return runs
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    parts = name.split("/", 2)
+    return "/".join(parts[:2]), "/", "".join(parts[2:])
+
+
+def bring(remote: Remote, folder: Path, states: bool) -> list[str]:
+    """Makes the files of a record in `folder` those of `remote`; what is the same by size and time is left alone.
+
+    Returns:
+        What of it is there and was left, states too that were not asked for.
+
+    Raises:
+        Away: the store cannot be reached.
+    """
+    return _bring(remote, folder, remote.files(), states)
+
+
+def _bring(remote: Remote, folder: Path, files: Mapping[str, "FileInfo"], states: bool) -> list[str]:
+    kept = {name: info for name, info in files.items() if is_kept(name)}
+    # a checkpoint is there when its checksum is, which is pushed last
+    there = {
+        name: info
+        for name, info in kept.items()
+        if not name.endswith(STATE) or (states and name.replace(STATE, CHECKSUM) in kept)
+    }
+    for name, info in there.items():
+        if mark_of(folder / name) != (info.size, info.mtime_ns) and remote.get(name, folder / name):
+            os.utime(folder / name, ns=(info.mtime_ns, info.mtime_ns))
+    for name in sorted(kept_in(folder) - there.keys()):  # of a checkpoint that went its checksum before its state
+        if states or not name.endswith(STATE) or not (folder / name).with_name(CHECKSUM).exists():
+            (folder / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                (folder / name).parent.rmdir()
+    return sorted(kept.keys() - there.keys())
+
+
+def result_of(folder: Path, uri: str | None) -> dict[str, Any] | None:
+    """How the run ended whose record is kept there, or in `folder`; None while it runs, or when it was killed.
+
+    Raises:
+        Away: the store cannot be reached.
+    """
+    if uri is None:
+        return read_result(folder)
+    content = patiently(lambda: Remote(uri).read(RESULT))
+    return None if content is None else json.loads(content)
 
 
 def check_writable(runs: Path) -> None:
@@ -136,39 +194,17 @@ def refusing(uri: str, done: str = "read") -> Iterator[None]:
         raise InputError(f"{uri}: cannot be {done}: {error}") from None
 
 
-def bring(remote: Remote, folder: Path, states: bool) -> None:
-    """Makes the files of a record in `folder` those of `remote`; what is the same by size and time is left alone.
-
-    Raises:
-        Away: the store cannot be reached.
-    """
-    there = {name: info for name, info in remote.files().items() if is_kept(name)}
-    # a checkpoint is there when its checksum is, which is pushed last
-    there = {
-        name: info
-        for name, info in there.items()
-        if not name.endswith(STATE) or (states and name.replace(STATE, CHECKSUM) in there)
-    }
-    for name, info in there.items():
-        if mark_of(folder / name) != (info.size, info.mtime_ns) and remote.get(name, folder / name):
-            os.utime(folder / name, ns=(info.mtime_ns, info.mtime_ns))
-    for name in sorted(kept_in(folder) - there.keys()):  # of a checkpoint that went its checksum before its state
-        if states or not name.endswith(STATE) or not (folder / name).with_name(CHECKSUM).exists():
-            (folder / name).unlink(missing_ok=True)
-            with suppress(OSError):
-                (folder / name).parent.rmdir()
-
-
 def is_kept(name: str) -> bool:
-    """Whether this file of a record is part of it: not a lock, nor what can be made again."""
-    parts = name.split("/")
-    made = parts[0] != CHECKPOINTS if len(parts) > 1 else name.endswith(".journal")
-    return not made and not any(part.startswith(".") for part in parts)
+    """Whether this file is part of a record or a sweep: not a lock, nor what can be made again."""
+    folder, _, file = name.rpartition("/")
+    if not folder:
+        return file in KEPT
+    return folder.startswith(f"{CHECKPOINTS}/") and not any(part.startswith(".") for part in name.split("/"))
 
 
 def kept_in(folder: Path) -> set[str]:
     """The names of a record's files in `folder`."""
-    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {name for name in names if is_kept(name)}
 
 
@@ -197,7 +233,7 @@ def following(folder: Path) -> Iterator[None]:
         ended.set()
         follower.join()
         with suppress(Away):  # who reads it fetches it again, and says so
-            patiently(lambda: bring(Remote(uri), folder, states=False))
+            fetch(folder)
 
 
 def _follow(remote: Remote, folder: Path, ended: threading.Event) -> None:

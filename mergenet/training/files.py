@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def wait_until_free(folder: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write that becomes `path` when it is whole, so that a reader never meets half a one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         yield aside
         aside.replace(path)
@@ -103,11 +104,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except OSError:
-        raise InputError(f"{path}: no such file; a run's folder holds one") from None
+        raise InputError(f"{copied_from(path) or path}: no such file; a run's folder holds one") from None
     except ValueError as error:
-        raise InputError(f"{path}: broken: {error}") from None
+        raise InputError(f"{copied_from(path) or path}: broken: {error}") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path}: broken: no map")
+        raise InputError(f"{copied_from(path) or path}: broken: no map")
     return value
 
 

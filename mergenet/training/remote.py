@@ -44,12 +44,18 @@ class Remote:
         return Remote(parts._replace(path=parts.path.rstrip("/").rpartition("/")[0]).geturl())
 
     def files(self) -> dict[str, "FileInfo"]:
-        """Name, with those of the folders it lies in -> size and time of every file."""
+        """Name, with those of the folders it lies in -> size and time of every file; none where there is no folder.
+
+        Raises:
+            Away: the store cannot be reached, or has no such bucket.
+        """
         from pyarrow.fs import FileSelector
 
         with reaching():
             system, root = self._place()
             found = system.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
+            if not found:
+                _check_bucket(system, root)
         return {info.path.removeprefix(f"{root}/"): info for info in found if info.is_file}
 
     def read(self, name: str) -> bytes | None:
@@ -89,10 +95,16 @@ class Remote:
             copy_files(str(path), there, LocalFileSystem(), system)
 
     def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
+        """Removes a file or a folder, if it is there."""
+        from pyarrow.fs import FileType
+
         with reaching(), suppress(FileNotFoundError):
             system, root = self._place()
-            system.delete_file(f"{root}/{name}")
+            path = f"{root}/{name}"
+            if system.get_file_info(path).type == FileType.Directory:
+                system.delete_dir(path)
+            else:
+                system.delete_file(path)
 
     def _place(self) -> "tuple[FileSystem, str]":
         parts = urlsplit(self.uri)
@@ -105,6 +117,14 @@ class Remote:
         if system.type_name == "local":  # elsewhere there are no folders
             system.create_dir(path.rpartition("/")[0])
         return system, path
+
+
+def _check_bucket(system: "FileSystem", path: str) -> None:
+    from pyarrow.fs import FileType
+
+    bucket = path.partition("/")[0]
+    if bucket and system.get_file_info(bucket).type == FileType.NotFound:
+        raise FileNotFoundError(f"there is no bucket '{bucket}'")
 
 
 @lru_cache(maxsize=8)

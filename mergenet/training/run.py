@@ -4,6 +4,7 @@ import math
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def execute(spec: RunSpec, reporter: Reporter) -> None:
     """
     torch.set_num_threads(spec.threads)
     device = ranks.own_device(spec.device)
-    with ranks.process_group(device), at_hand(spec.folder, spec.remote) as place:
+    with ranks.process_group(device), _at_hand(spec, reporter) as place:
         record = _open_record(place)
         run = _Run(spec, device, place, record, reporter if record else Silent())
         try:
@@ -55,6 +56,10 @@ def execute(spec: RunSpec, reporter: Reporter) -> None:
                 record.close()
 
 
+def _at_hand(spec: RunSpec, reporter: Reporter) -> AbstractContextManager[Place]:
+    return at_hand(spec.folder, spec.remote, spec.owner, reporter.say)
+
+
 def _open_record(place: Place) -> Record | None:
     """The record, for rank 0."""
     with ranks.agreeing():
@@ -65,13 +70,17 @@ def _open_record(place: Place) -> Record | None:
 
 
 def record_end(spec: RunSpec, result: Mapping[str, Any]) -> None:
-    """Writes how a run ended whose workers were killed and could not say so; what they have said stands.
+    """Writes how a run ended whose workers were killed and could not say so.
+
+    What they have said stands, and so does what another command does with the record in an object store.
 
     Raises:
         InputError: another process writes the record.
         Away: the object store that it is kept in cannot be reached.
     """
-    with at_hand(spec.folder, spec.remote) as place:
+    with _at_hand(spec, Silent()) as place:
+        if place.is_of_others():
+            return
         place.take_over(states=False)
         record = Record(place.folder)
         if not record.has_result():
@@ -203,17 +212,20 @@ class _Run:
         state = {**graph.state_dict(), "seconds": self._seconds()}
         if self.record is not None:
             save_checkpoint(self.record.checkpoints, graph.done, state)
-            self._push()
+        self._push()
 
     def _push(self) -> None:
-        """Brings the record to where it is kept; what is away for a while holds up no training."""
-        try:
-            if self.record is not None:
-                self.place.push()
-        except Away as error:
-            if not self.said_away:
-                self.reporter.say(f"{self.spec.remote} is away ({error}); the record is brought there later")
-            self.said_away = True
+        """Brings the record to where it is kept, if that is elsewhere; a store that is away for a while ends no run."""
+        if self.spec.remote is None:
+            return
+        with ranks.agreeing():  # one whose record was taken over would leave the others waiting
+            try:
+                if self.record is not None:
+                    self.place.push()
+            except Away as error:
+                if not self.said_away:
+                    self.reporter.say(f"{self.spec.remote} is away ({error}); the record is brought there later")
+                self.said_away = True
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.begin

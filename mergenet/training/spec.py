@@ -9,6 +9,7 @@ from mergenet.config import InputError, parse
 from mergenet.data import load_data, locate
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment
+from mergenet.training.place import OWNER
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class RunSpec:
         threads: torch's, on the CPU; another number may round differently.
         origins: learner -> what its file of weights was trained as, which stands for the file's contents in all hashes.
         remote: URI of the record where it is kept in an object store; what is in `folder` is a copy then.
+        owner: what those who write it there sign with, who all work for one command.
     """
 
     experiment: Experiment
@@ -45,6 +47,7 @@ class RunSpec:
     threads: int = 1
     origins: Mapping[str, Origin] = field(default_factory=dict)
     remote: str | None = None
+    owner: str = OWNER
 
     def as_plain(self) -> dict[str, Any]:
         """Values that travel to another process; `from_plain` reads them back."""

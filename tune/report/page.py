@@ -35,7 +35,7 @@ def html(results: Results, plots: Mapping[str, Plot], folder: Path) -> str:
         titles={column: options.title for column, options in results.table.columns.items()},
         cell=lambda row, head: _cell(row, head, with_runs),
         columns_of=_columns_of,
-        link=lambda record: quote(os.path.relpath(record, folder)),
+        link=lambda record: record if "://" in record else quote(os.path.relpath(record, folder)),
     )
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mergenet.config import InputError, in_line, parse
-from mergenet.training.copies import fetch, record_here
+from mergenet.training.copies import fetch, fetch_all, record_here
 from mergenet.training.files import copied_from, lock, read_json, replacing, shown
-from mergenet.training.place import Copy, Place
-from mergenet.training.remote import Remote, patiently
+from mergenet.training.place import OWNER, Mark
+from mergenet.training.remote import Remote
 from tune.search.plan import Setting
 from tune.search.space import Space, make_space
 from tune.search.sweep import Sweep
@@ -172,9 +172,8 @@ class Ledger:
         except InputError:
             raise InputError(f"{shown(folder)}: another process is writing this sweep") from None
         self.folder = folder
-        fetch(folder)
-        uri = copied_from(folder)
-        self._place = Place(folder) if uri is None else Copy(folder, Remote(uri))
+        uri = copied_from(record_here(folder))
+        self._mark = None if uri is None else Mark(Remote(uri), OWNER)
         self.events: list[Event] = list(_read_events(folder))
         self._cut_back()
 
@@ -192,12 +191,15 @@ class Ledger:
         Raises:
             InputError: it is kept in an object store, and another process is writing it there.
         """
-        self._place.take_over()
-        if len(_read_events(self.folder)) != len(self.events):
-            raise InputError(f"{shown(self.folder)}: another process is writing this sweep")
+        text = json.dumps(definition, indent=2, allow_nan=False) + "\n"
+        if self._mark is not None:
+            fetch(self.folder)
+            if len(_read_events(self.folder)) != len(self.events):
+                raise InputError(f"{shown(self.folder)}: another process is writing this sweep")
+            self._mark.leave()
+            self._mark.write(DEFINITION, text.encode())
         with replacing(self.folder / DEFINITION) as aside:
-            aside.write_text(json.dumps(definition, indent=2, allow_nan=False) + "\n")
-        self._push()
+            aside.write_text(text)
 
     def definition(self) -> dict[str, Any]:
         """What it says the sweep is."""
@@ -211,19 +213,25 @@ class Ledger:
             TakenOver: another process writes this sweep now.
         """
         event = {**event, "at": round(time.time(), 3)}
-        with (self.folder / EVENTS).open("a") as file:
-            file.write(json.dumps(event, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._push()
+        if self._mark is None:
+            with (self.folder / EVENTS).open("a") as file:
+                file.write(_line(event))
+                file.flush()
+                os.fsync(file.fileno())
+        else:  # the whole of it, from what is known here: readers bring and replace the copy
+            text = "".join(map(_line, [*self.events, event]))
+            self._mark.write(EVENTS, text.encode())
+            with replacing(self.folder / EVENTS) as aside:
+                aside.write_text(text)
         self.events.append(event)
-
-    def _push(self) -> None:
-        patiently(self._place.push)
 
     def close(self) -> None:
         """Lets others open the sweep."""
         self._lock.close()
+
+
+def _line(event: Event) -> str:
+    return json.dumps(event, allow_nan=False) + "\n"
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -269,7 +277,9 @@ def find_log(runs: Path, named: str) -> Path:
         InputError: there is none, or more than one.
     """
     if "://" in named or (Path(named) / DEFINITION).exists():
-        return record_here(named).absolute()
+        folder = record_here(named).absolute()
+        fetch_all(folder.parents[1])
+        return folder
     found = find_logs(runs, named)
     if not found:
         raise InputError(

@@ -68,9 +68,10 @@ def run_sweep(
             _tune(plan, ledger, room, patience, teller, both, left, aside)
     finally:
         teller.stop()
-        for trial in trials_of(ledger.events):
-            if trial.state == "stopped":
-                _note_in_record(plan, trial)
+        with suppress(Away):
+            for trial in trials_of(ledger.events):
+                if trial.state == "stopped":
+                    _note_in_record(plan, trial)
 
 
 @contextmanager
@@ -89,12 +90,17 @@ def _note_in_record(plan: SweepPlan, trial: Trial) -> None:
     """The several workers of a trial that was stopped are ended with it, and could not say so in the run's record.
 
     They may live a moment longer than their driver.
+
+    Raises:
+        Away: the object store that it is kept in cannot be reached.
     """
-    spec, _ = plan.trial(trial.point)
-    with suppress(InputError, Away):
-        fetch(spec.folder)
-        if has_begun(spec.folder) and read_result(spec.folder) is None:
-            wait_until_free(spec.folder)
+    folder = plan.folder.parent / trial.run
+    if read_result(folder) is None:  # a copy may be of before
+        fetch(folder)
+    if has_begun(folder) and read_result(folder) is None:
+        wait_until_free(folder)
+        spec, _ = plan.trial(trial.point)
+        with suppress(InputError):  # still written
             record_end(spec, {"status": "stopped", "reason": trial.reason})
 
 

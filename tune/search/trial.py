@@ -13,6 +13,7 @@ from cluster.side_by_side import Ticks
 from mergenet.config import InputError
 from mergenet.training.copies import result_of
 from mergenet.training.files import wait_until_free
+from mergenet.training.remote import Away
 from mergenet.training.run import Stopped, execute
 from mergenet.training.spec import RunSpec
 
@@ -104,6 +105,8 @@ def _outcome(task: Task, reporter: ToTune) -> tuple[str, str | None]:
             return "diverged", str(stopped)
         except InputError as error:
             return "failed", str(error)
+        except Away:  # for Tune to try again
+            raise
         except Exception as error:
             return "failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         result = result_of(task.spec.folder, task.spec.remote)
@@ -114,7 +117,8 @@ def _outcome(task: Task, reporter: ToTune) -> tuple[str, str | None]:
 
 
 def _train(task: Task, reporter: ToTune) -> None:
-    wait_until_free(task.spec.folder)
+    if task.spec.remote is None:
+        wait_until_free(task.spec.folder)
     if task.workers == 1:
         execute(task.spec, reporter)
         return
