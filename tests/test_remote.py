@@ -496,5 +496,7 @@ def test_a_sweep_is_in_the_store_before_it_goes_on_whoever_reads_it_here(
     with pytest.raises(TakenOver):
         ledger.note(refused(point, "too late"))
     second.note(refused(point, "the second writes"))
+    (second.folder / "confirm-0.yaml").write_text("made from it here")
     events = read_log(record_here(f"{uri}/tiny/{second.folder.name}")).events
     assert [event.get("reason") for event in events[-2:]] == ["the first still writes", "the second writes"]
+    assert (second.folder / "confirm-0.yaml").exists()
