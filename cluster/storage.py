@@ -4,14 +4,11 @@ import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cluster.checks import counted
 from cluster.finding import Finding, bad, good
 from cluster.nodes import Answers, Failed, Node, ask, ask_each
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+from mergenet.training.remote import Remote
 
 ASK_S = 30.0
 SEEN_WITHIN_S = 5.0  # network file systems show what others wrote after a while
@@ -21,7 +18,7 @@ def storage_shared(nodes: list[Node], storage: str) -> Finding:
     """Each node writes a file of its own in `storage`, and reads what the first of them wrote; all are removed.
 
     Args:
-        storage: a folder, which is made where it is missing, or a URI that pyarrow knows.
+        storage: a folder, which is made where it is missing, or the URI of one in an object store.
     """
     place = storage if "://" in storage else str(Path(storage).absolute())
     content = secrets.token_hex(16)
@@ -57,34 +54,41 @@ def judge_storage(storage: str, written: Answers[list[str]], read: Answers[bool]
 
 def write(place: str, name: str, content: str) -> list[str]:
     """Writes a file; returns the folders that had to be made for it, the innermost first."""
-    system, folder = _open(place)
-    made = []
-    if system.type_name == "local":  # a bucket has no folders
-        made = [str(path) for path in (Path(folder), *Path(folder).parents) if not path.exists()]
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    with system.open_output_stream(f"{folder}/{name}") as file:
-        file.write(content.encode())
+    if "://" in place:
+        Remote(place).write(name, content.encode())
+        return []
+    folder = Path(place)
+    made = [str(path) for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content)
     return made
 
 
 def is_seen(place: str, name: str, content: str, seconds: float) -> bool:
     """Whether the file is there with this content, at last after so many seconds."""
-    system, folder = _open(place)
     end = time.monotonic() + seconds
-    while True:
-        with suppress(FileNotFoundError), system.open_input_stream(f"{folder}/{name}") as file:
-            if file.read().decode() == content:
-                return True
+    while _content(place, name) != content:
         if time.monotonic() > end:
             return False
         time.sleep(0.2)
+    return True
+
+
+def _content(place: str, name: str) -> str | None:
+    if "://" in place:
+        found = Remote(place).read(name)
+        return None if found is None else found.decode()
+    with suppress(FileNotFoundError):
+        return (Path(place) / name).read_text()
+    return None
 
 
 def remove(place: str, name: str) -> None:
     """Removes the file, if it was written."""
-    system, folder = _open(place)
-    with suppress(FileNotFoundError):
-        system.delete_file(f"{folder}/{name}")
+    if "://" in place:
+        Remote(place).remove(name)
+    else:
+        (Path(place) / name).unlink(missing_ok=True)
 
 
 def remove_folders(folders: list[str]) -> None:
@@ -92,12 +96,3 @@ def remove_folders(folders: list[str]) -> None:
     with suppress(OSError):
         for folder in folders:
             Path(folder).rmdir()
-
-
-def _open(place: str) -> "tuple[FileSystem, str]":
-    from pyarrow.fs import FileSystem, LocalFileSystem
-
-    if "://" not in place:
-        return LocalFileSystem(), place
-    system, folder = FileSystem.from_uri(place)
-    return system, folder.rstrip("/")

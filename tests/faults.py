@@ -208,9 +208,14 @@ def strike(record: Path, fault: Callable[[], None], name: str, within: float = 1
         time.sleep(0.1)
     seconds, (tick,) = time.monotonic() - begin, resumed(record)
     assert 0 < tick <= done + 1
+    keep_cost(name, seconds, done - tick)
+
+
+def keep_cost(name: str, seconds: float, wasted: int) -> None:
+    """Keeps what a fault cost, where there is a file for it."""
     if COSTS:
         with Path(COSTS).open("a") as file:
-            file.write(json.dumps({"fault": name, "seconds": round(seconds, 1), "wasted_ticks": done - tick}) + "\n")
+            file.write(json.dumps({"fault": name, "seconds": round(seconds, 1), "wasted_ticks": wasted}) + "\n")
 
 
 def _has_finished(record: Path) -> bool:

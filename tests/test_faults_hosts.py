@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.faults import (
     Command,
     again_alone,
     below,
+    keep_cost,
     paused,
     resumed,
     strike,
@@ -167,10 +169,15 @@ def copied(store: Host, uri: str, folder: Path) -> Path:
     return folder
 
 
+def ticks_at(host: Host) -> int:
+    """The tick to which a run has come in the host's own temporary folder."""
+    records = Path(f"/proc/{host.first.pid}/root/tmp").glob("mergenet-run-*/*")
+    return max(map(ticks, records), default=0)
+
+
 def trained_at(nodes: Sequence[Host], tick: int) -> list[Host]:
-    """The hosts in whose own temporary folders runs have come to a tick."""
-    records = {host: Path(f"/proc/{host.first.pid}/root/tmp").glob("mergenet-run-*/*") for host in nodes}
-    return [host for host, there in records.items() if any(ticks(record) >= tick for record in there)]
+    """The hosts whose runs have come to a tick."""
+    return [host for host in nodes if ticks_at(host) >= tick]
 
 
 def test_a_run_on_hosts_that_share_no_folder_goes_on_from_the_store(
@@ -182,10 +189,14 @@ def test_a_run_on_hosts_that_share_no_folder_goes_on_from_the_store(
     driver = cluster.mergenet("train", str(runs / "long.yaml"), "--workers", "2", "--runs", uri)
     driver.until(lambda: bool(trained_at(cluster.nodes, STRUCK)))
     (writer,) = trained_at(cluster.nodes, STRUCK)
+    begin, done = time.monotonic(), ticks_at(writer)
     writer.kill()
+    driver.until(lambda: "going on from tick" in driver.said)
+    seconds = time.monotonic() - begin
     driver.end()
-    (went_on,) = re.findall(r"going on from tick (\d+)", driver.said)
-    assert int(went_on) >= 3
+    (went_on,) = map(int, re.findall(r"going on from tick (\d+)", driver.said))
+    assert 3 <= went_on <= done + 1
+    keep_cost("node killed, records in a store", seconds, done - went_on)
     (record,) = set(re.findall(rf"{uri}/small/[0-9a-f]+-s0", driver.said))
     assert_runs_equal(copied(store, record, runs / "copy"), undisturbed)
 

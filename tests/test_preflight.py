@@ -299,7 +299,7 @@ def test_the_command_is_good_on_two_nodes(nodes: list[Node], call: Callable[...,
     import ray
 
     words = ["--address", ray.get_runtime_context().gcs_address, "--one-machine", "--workers", "2", "--device", "cpu"]
-    code, out, err = call("cluster", "preflight", *words, "--storage", (tmp_path / "runs").as_uri())
+    code, out, err = call("cluster", "preflight", *words, "--storage", str(tmp_path / "runs"))
     found = lines(out)
     bad = {name: text for name, (verdict, text) in found.items() if verdict == "bad"}
     assert err == "" and set(bad) <= {"hosts"}, bad  # another Ray may run here

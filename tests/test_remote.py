@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster import storage
 from mergenet import read_run, resume
 from mergenet.experiment import Experiment
 from mergenet.training import remote
@@ -87,6 +88,15 @@ def test_files_go_there_and_come_back(uri: str, tmp_path: Path, kind: str) -> No
     assert set(there.files()) == {"a/c"} and not (tmp_path / "b").exists()
     there.remove("a")
     assert there.files() == {}
+
+
+def test_preflight_writes_reads_and_removes_there(uri: str) -> None:
+    assert storage.write(uri, "probe", "content") == []
+    assert storage.is_seen(uri, "probe", "content", 0.0) and not storage.is_seen(uri, "probe", "other", 0.3)
+    assert not storage.is_seen(uri, "none", "content", 0.0)
+    storage.remove(uri, "probe")
+    storage.remove(uri, "probe")
+    assert Remote(uri).files() == {}
 
 
 def test_options_of_a_uri_hold_for_what_lies_below() -> None:

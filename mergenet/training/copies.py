@@ -112,21 +112,16 @@ def fetch_all(runs: Path) -> Path:
     if uri is not None:
         with refusing(uri):
             remote = Remote(uri)
-            there: dict[str, dict[str, FileInfo]] = {
-                path.parent.relative_to(runs).as_posix(): {} for path in runs.glob("*/*/*.json")
-            }
+            here = {path.parent.relative_to(runs).as_posix() for path in runs.glob("*/*/*.json")}
+            there: dict[str, dict[str, FileInfo]] = {record: {} for record in here}
             for name, info in remote.files().items():
-                record, _, file = _split(name)
-                there.setdefault(record, {})[file] = info
+                experiment, _, rest = name.partition("/")
+                record, below, file = rest.partition("/")
+                if below:
+                    there.setdefault(f"{experiment}/{record}", {})[file] = info
             for record, files in sorted(there.items()):
-                if any(map(is_kept, files)) or (runs / record).is_dir():
-                    _bring(remote.at(record), runs / record, files, states=False)
+                _bring(remote.at(record), runs / record, files, states=False)
     return runs
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    parts = name.split("/", 2)
-    return "/".join(parts[:2]), "/", "".join(parts[2:])
 
 
 def bring(remote: Remote, folder: Path, states: bool) -> list[str]:
