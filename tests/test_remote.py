@@ -1,8 +1,9 @@
 """Records in an object store: a run there ends as one here does, and what was brought there is never lost or mixed."""
 
+import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,32 @@ def test_a_run_is_recorded_there_as_it_would_be_here(small: MakeExperiment, uri:
     assert set(Remote(uri).at("small/0123abcd-s0").files()) == kept | {".writer"}
     run = read_run(f"{uri}/small/0123abcd-s0")
     assert run.result == result_of(spec.folder, spec.remote) and run.model() is not None
+
+
+class Looks(Silent):
+    """Notes what is in the store whenever the run tells of a validation or a tick."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+        self.figures: list[int] = []
+        self.checkpoints: dict[int, set[str]] = {}
+
+    def validated(self, epoch: int, measured: Mapping[str, Mapping[str, float]]) -> None:
+        content = self._remote.read("metrics.jsonl") or b""
+        self.figures.append(max(json.loads(line)["tick"] for line in content.splitlines()))
+
+    def tick(self, done: int) -> None:
+        self.checkpoints[done] = {name.split("/")[1] for name in self._remote.files() if name.endswith("sha256")}
+
+
+def test_a_figure_and_a_checkpoint_are_there_before_the_run_goes_on(small: MakeExperiment, uri: str) -> None:
+    spec = spec_of(small(OFTEN), uri)
+    seen = Looks(Remote(str(spec.remote)))
+    execute(spec, seen)
+    assert seen.figures == [5, 10]
+    for tick, names in seen.checkpoints.items():
+        expected = [even for even in range(2, tick + 1, 2)][-2:]
+        assert names == {f"tick-{even:08d}" for even in expected}
 
 
 @pytest.mark.parametrize("stop", [1, 5])
