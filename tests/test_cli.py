@@ -246,13 +246,6 @@ def test_runs_may_come_from_the_environment(
     assert code == 0 and err.startswith("This run finished before; to train it again, remove elsewhere/small/")
 
 
-@pytest.mark.parametrize("words", [SMALL_RUN, ["ablate", "table8"], ["sweep", "digits-pairing"], ["sync"]])
-def test_a_bucket_is_no_folder_of_records(mergenet: Mergenet, tmp_path: Path, words: list[str]) -> None:
-    code, _, err = mergenet(*words, "--runs", "s3://bucket/runs")
-    assert code == 2 and err.startswith("mergenet: --runs s3://bucket/runs: records lie in a folder")
-    assert not (tmp_path / "s3:").exists()
-
-
 def test_a_finished_run_with_other_threads_is_refused(mergenet: Mergenet, trained: Path) -> None:
     code, out, err = mergenet(*SMALL_RUN, "--threads", "2")
     assert (code, out, err.count("\n")) == (2, "", 1)

@@ -216,6 +216,7 @@ def test_a_uri_that_will_not_do_is_refused(call: Callable[..., Outcome], words: 
     code, out, err = call(*words)
     assert (code, out) == (2, "") and said in err and len(err.splitlines()) == 1
     assert "sec" not in err and not list(Path(tempfile.gettempdir()).iterdir())
+    assert not Path("s3:").exists()
 
 
 def test_a_store_that_is_away_at_the_start_is_said_at_once(
