@@ -1,5 +1,6 @@
 """The one way in to Ray: a cluster of this process's own on this machine, or one that is there; quiet."""
 
+import gc
 import logging
 import os
 import signal
@@ -65,7 +66,22 @@ def session(dashboard: bool = False, address: str | None = None) -> Iterator[Non
     try:
         yield
     finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Leaves Ray, which ends the process without a word if another thread gives up a reference while it goes down.
+
+    So nothing may be collected meanwhile, in whichever thread that would be. What is collected later is harmless.
+    """
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
         ray.shutdown()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _init(address: str, **own: Any) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -112,12 +113,22 @@ def test_bad_input_that_only_a_worker_sees_comes_back_as_one_line(tmp_path: Path
     record.close()
 
 
-def test_a_record_that_a_lost_worker_still_writes_hides_not_why_a_run_failed(tmp_path: Path) -> None:
+def test_a_record_that_a_lost_worker_still_writes_hides_not_why_a_run_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("too many failures")
+
+    def train() -> None:
+        with pytest.raises(RuntimeError, match="too many failures"):
+            launching.train_together(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), (2,), Silent())
+
+    monkeypatch.setattr(launching, "_fit", fails)
     record = Record(tmp_path / "run")
-    launching._record_end(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), RuntimeError("too many failures"))
+    train()
     assert not record.has_result()
     record.close()
-    launching._record_end(RunSpec(EXPERIMENT, 0, {}, tmp_path / "run"), RuntimeError("too many failures"))
+    train()
     assert read_json(tmp_path / "run" / "result.json")["reason"] == "RuntimeError: too many failures"
 
 

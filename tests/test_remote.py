@@ -30,7 +30,7 @@ from tests.tables import plan
 from tests.test_resume import StopAt
 from tune.ablate import Places, find_missing, ready
 from tune.search.begin import open_ledger
-from tune.search.ledger import Trial, asked, read_log, refused
+from tune.search.ledger import Ledger, Trial, asked, read_log, refused
 
 MakeExperiment = Callable[..., Experiment]
 OFTEN: dict[str, Any] = {"training": {"epochs": 2}, "checkpoint": {"every": 2}}
@@ -113,6 +113,27 @@ def test_a_store_that_is_away_is_asked_again(uri: str, store: Store, monkeypatch
         remote.patiently(lambda: Remote(uri).read("a"))
     assert len(str(caught.value).splitlines()) == 1
     assert Remote(uri).read("a") == b"one"
+
+
+def test_a_store_is_asked_until_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(remote.time, "sleep", slept.append)
+    monkeypatch.setattr(remote.time, "monotonic", lambda: sum(slept))
+    answers = iter([Away("once"), Away("twice"), "here"])
+
+    def ask() -> str:
+        answer = next(answers)
+        if isinstance(answer, Away):
+            raise answer
+        return answer
+
+    def away() -> None:
+        raise Away("always")
+
+    assert remote.patiently(ask) == "here" and slept == [0.5, 1.0]
+    with pytest.raises(Away, match="always"):
+        remote.patiently(away)
+    assert 0.8 * remote.PATIENCE_S < sum(slept) <= remote.PATIENCE_S
 
 
 # --- copies ------------------------------------------------------------------------------------------------------
@@ -519,6 +540,7 @@ def test_a_sweep_is_in_the_store_before_it_goes_on_whoever_reads_it_here(
         ledger.note(asked(Trial(number, point, point, f"{number}-s0")))
         (ledger.folder / "trials.jsonl").write_text("of before\n")
         fetch_all(runs_here(uri))
+        (ledger.folder / "trials.jsonl").write_text("of before\n")
         ledger.note(refused(point, "the same"))
     assert len(read_log(ledger.folder).events) == 6
 
@@ -528,7 +550,10 @@ def test_a_sweep_is_in_the_store_before_it_goes_on_whoever_reads_it_here(
     assert "has 3 trials that did not end: go on with --resume s3://" in refusal(
         lambda: open_ledger(planned(tmp_path), resume=False)
     )
+    late = Ledger(ledger.folder)
     ledger.note(refused(point, "the first still writes"))
+    assert "another process is writing this sweep" in refusal(lambda: late.describe({}))
+    late.close()
     second = open_ledger(planned(tmp_path), resume=True)
     assert len(second.events) == 7
     with pytest.raises(TakenOver):

@@ -1,5 +1,6 @@
 """The way in to a cluster: addresses, what there is room for, and what is looked at before it is trusted."""
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,6 +101,26 @@ def test_a_run_that_waits_for_a_node_says_so(monkeypatch: pytest.MonkeyPatch, mi
 
     launch._relay(Quiet(), Listening(), lambda: missing, ended)
     assert said == ([f"waiting for workers: {missing}"] if missing else [])
+
+
+def test_nothing_is_collected_while_ray_goes_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that writes a sweep's journal would collect what the sweep left behind, and Ray end the process for it."""
+    collecting: list[bool] = []
+
+    class Reference:
+        def __del__(self) -> None:
+            collecting.append(True)
+
+    def shutdown() -> None:
+        collecting.append(gc.isenabled())
+
+    reference = Reference()
+    reference.__dict__["itself"] = reference
+    del reference
+    monkeypatch.setattr(session.ray, "shutdown", shutdown)
+    session._leave()
+    assert collecting == [True, False], "what can go has gone before"
+    assert gc.isenabled()
 
 
 # --- trust -------------------------------------------------------------------------------------------------------
