@@ -104,7 +104,7 @@ def test_a_run_that_waits_for_a_node_says_so(monkeypatch: pytest.MonkeyPatch, mi
 
 
 def test_nothing_is_collected_while_ray_goes_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that writes a sweep's journal would collect what the sweep left behind, and Ray end the process for it."""
+    """A thread that writes a journal would collect what the sweep left behind, and Ray end the process for it."""
     collecting: list[bool] = []
 
     class Reference:
