@@ -103,9 +103,11 @@ def _trainer(sizes: Sequence[int], gpu: bool, **others: Any) -> Any:
 
 
 def _raise_refused(outcome: Any) -> None:
-    """Bad input that only a worker could see comes back as a value: Ray would start the workers again."""
+    """What only a worker could see comes back as a value: Ray would start the workers again."""
     if isinstance(outcome, dict) and "refused" in outcome:
         raise InputError(outcome["refused"])
+    if isinstance(outcome, dict) and "away" in outcome:
+        raise Away(outcome["away"])
 
 
 def _work(config: Mapping[str, Any]) -> dict[str, str]:
@@ -117,6 +119,8 @@ def _work(config: Mapping[str, Any]) -> dict[str, str]:
         execute(spec, _ToDriver(config["news"]))
     except InputError as error:
         return {"refused": str(error)}
+    except Away as error:
+        return {"away": str(error)}
     return {}
 
 

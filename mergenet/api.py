@@ -36,27 +36,25 @@ class Run:
     @property
     def experiment(self) -> Experiment:
         """The resolved experiment."""
-        return read_experiment(self.folder)
+        return read_experiment(self._fetched())
 
     @property
     def manifest(self) -> dict[str, Any]:
         """Hashes, versions, hardware: what its figures may depend on."""
-        return read_manifest(self.folder)
+        return read_manifest(self._fetched())
 
     @property
     def result(self) -> dict[str, Any] | None:
         """How it ended, with the final figures of each learner; None where it has not."""
-        fetch(self.folder)
-        return read_result(self.folder)
+        return read_result(self._fetched())
 
     @property
     def figures(self) -> "DataFrame":
         """Every recorded figure: columns run, learner, tick, epoch, split, metric, value."""
         from pandas import DataFrame
 
-        fetch(self.folder)
         columns = ["run", "learner", "tick", "epoch", "split", "metric", "value"]
-        return DataFrame(read_metrics(self.folder), columns=columns)
+        return DataFrame(read_metrics(self._fetched()), columns=columns)
 
     def model(self, learner: str | None = None, allow_code: bool = False) -> nn.Module:
         """A trained learner of the finished run (the clock's if left out) as a plain module on the CPU, in eval mode.
@@ -64,7 +62,12 @@ class Run:
         Raises:
             InputError: the run has not finished, or the learner is unknown, frozen or diverged.
         """
-        return build_trained(read_trained(self.folder, learner, allow_code))
+        return build_trained(read_trained(self._fetched(), learner, allow_code))
+
+    def _fetched(self) -> Path:
+        """Its folder, up to date where it is a copy."""
+        fetch(self.folder)
+        return self.folder
 
 
 def run(

@@ -1,9 +1,11 @@
 """What all tests share: one thread, small experiments, real data where it lies."""
 
+import ctypes
 import fcntl
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,12 +30,31 @@ REAL = Path(os.environ.get("MERGENET_DATA") or "data").absolute()
 RAY_IS_FREE_WITHIN_S = 1200.0
 
 
+CLONE_NEWNET = 0x40000000
+
+
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types here
-    """Tests of a file stay together, and so do those of all files that start a Ray, of which there may be one."""
+    """Tests of a file stay together; and so do all that start a Ray, where processes share a network: it has one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "ray" if _starts_ray(self.config.rootpath / file) else file
+        return "ray" if _starts_ray(self.config.rootpath / file) and not networks_can_be_made() else file
+
+
+@cache
+def networks_can_be_made() -> bool:
+    """Whether a process of tests may have a network of its own, with loopback alone: Linux lets root."""
+    if sys.platform != "linux" or not all(map(shutil.which, ("ip", "unshare"))):
+        return False
+    probe = ["unshare", "--net", "ip", "link", "set", "lo", "up"]
+    return subprocess.run(probe, capture_output=True, timeout=30, check=False).returncode == 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process beside others gets a network of its own, so that each may start a Ray."""
+    if "PYTEST_XDIST_WORKER" in os.environ and networks_can_be_made():
+        assert ctypes.CDLL(None).unshare(CLONE_NEWNET) == 0
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=30)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
@@ -42,13 +63,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that start a Ray begin first: they wait a lot."""
+    """Those that start a Ray begin first: they take long, and wait a lot."""
     items.sort(key=lambda item: not _starts_ray(item.path))
 
 
 @cache
 def _starts_ray(path: Path) -> bool:
-    return "only_ray" in path.read_text()
+    return any(word in path.read_text() for word in ("only_ray", "tests.hosts import"))
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +82,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def only_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One Ray at a time, though files of tests run side by side: for the files that start one."""
+    """One Ray at a time in a network, though files of tests run side by side: for the files that start one."""
+    if networks_can_be_made():
+        yield
+        return
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
     with (shared / "ray.lock").open("w") as lock:

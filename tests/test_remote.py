@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.search import Searcher
 
-from cluster import storage
+from cluster import launch, storage
 from mergenet import read_run, resume
+from mergenet.config import InputError
 from mergenet.experiment import Experiment
-from mergenet.training import remote
+from mergenet.training import ranks, remote
 from mergenet.training.copies import bring, fetch, fetch_all, record_here, result_of, runs_here
 from mergenet.training.files import copied_from, shown
 from mergenet.training.place import OWNER, WRITER, Copy, Mark, TakenOver, at_hand, hand_on
@@ -31,6 +33,10 @@ from tests.test_resume import StopAt
 from tune.ablate import Places, find_missing, ready
 from tune.search.begin import open_ledger
 from tune.search.ledger import Ledger, Trial, asked, read_log, refused
+from tune.search.memory import Memory
+from tune.search.searcher import Search
+from tune.search.trial import AWAY, REASON, STATE
+from tune.search.watch import Patience, Watch
 
 MakeExperiment = Callable[..., Experiment]
 OFTEN: dict[str, Any] = {"training": {"epochs": 2}, "checkpoint": {"every": 2}}
@@ -444,6 +450,36 @@ def refused_on_rank(spec: RunSpec, reporter: Robbed) -> str:
     return refusal(lambda: execute(spec, reporter))
 
 
+def agree_on_away() -> str:
+    try:
+        with ranks.agreeing():
+            if ranks.rank() == 0:
+                raise Away("it does not answer")
+    except Away as away:
+        return str(away)
+    return "nothing was said"
+
+
+def test_a_store_that_is_away_for_one_rank_is_so_for_all(tmp_path: Path) -> None:
+    assert on_ranks(2, agree_on_away, tmp_path) == ["it does not answer"] * 2
+
+
+def test_what_a_worker_could_not_bring_comes_back_to_the_driver() -> None:
+    with pytest.raises(Away, match="the record is whole in"):
+        launch._raise_refused({"away": "the record is whole in /tmp/a"})
+    with pytest.raises(InputError, match="another process"):
+        launch._raise_refused({"refused": "another process writes it now"})
+    launch._raise_refused({})
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuses(self: Path, **_: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuses)
+    assert copied_from(tmp_path) is None
+
+
 def test_how_a_run_ended_is_not_said_for_another_command(small: MakeExperiment, uri: str) -> None:
     spec = spec_of(small(OFTEN), uri)
     Mark(Remote(str(spec.remote)), "another").leave()
@@ -452,6 +488,13 @@ def test_how_a_run_ended_is_not_said_for_another_command(small: MakeExperiment, 
     Mark(Remote(str(spec.remote)), OWNER).leave()
     record_end(spec, {"status": "interrupted", "reason": "by a test"})
     assert result_of(spec.folder, spec.remote) == {"status": "interrupted", "reason": "by a test"}
+
+
+def test_how_a_trial_ended_is_said_by_whoever_drives_its_sweep(small: MakeExperiment, uri: str) -> None:
+    spec = spec_of(small(OFTEN), uri)
+    Mark(Remote(str(spec.remote)), "a driver that died").leave()
+    record_end(spec, {"status": "stopped", "reason": "by a test"}, whoever_writes=True)
+    assert result_of(spec.folder, spec.remote) == {"status": "stopped", "reason": "by a test"}
 
 
 def test_a_push_brings_what_changed_and_takes_away_what_went(
@@ -527,6 +570,57 @@ def test_weights_that_cannot_be_handed_on_are_not_there_for_anybody(
         hand_on(tmp_path / "made", file)
     hand_on(tmp_path / "made", file)
     assert Remote(uri).read("weights/0123.safetensors") == b"weights"
+
+
+def test_weights_that_the_store_has_lost_are_not_here_either(uri: str, tmp_path: Path) -> None:
+    runs = runs_here(uri)
+    (tmp_path / "made").write_bytes(b"weights")
+    for name in ("kept", "lost"):
+        hand_on(tmp_path / "made", runs / "weights" / name)
+        (runs / "weights").mkdir(exist_ok=True)
+        (runs / "weights" / name).write_bytes(b"weights")
+    Remote(uri).remove("weights/lost")
+    fetch_all(runs)
+    assert [path.name for path in (runs / "weights").iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("kind", ["taken over", "away"])
+def test_a_sweep_that_cannot_note_what_happened_begins_nothing_more(uri: str, tmp_path: Path, kind: str) -> None:
+    """What a searcher raises Tune takes for a trial's failure, and starts that trial again."""
+    (tmp_path / "runs").symlink_to(runs_here(uri))
+    sweep = planned(tmp_path)
+    ledger, told = open_ledger(sweep, resume=False), list[Trial]()
+    search = Search(sweep, ledger, Memory(sweep.sweep, sweep.space, ledger.events), {}, told.append, print)
+    assert search.suggest("first") is not None
+    if kind == "taken over":
+        Mark(Remote(f"{uri}/tiny/{sweep.folder.name}"), "another").leave()
+        search.on_trial_complete("first", {STATE: "failed", REASON: "by a test"})
+        assert isinstance(search.problem, TakenOver)
+    else:
+        search.on_trial_complete("first", {STATE: AWAY, REASON: "the store is away"})
+        assert isinstance(search.problem, Away) and str(search.problem) == "the store is away"
+    assert search.suggest("second") == Searcher.FINISHED and told == []
+    assert [trial.state for trial in read_log(sweep.folder).trials()] == ["running"]
+    assert Watch(None, Patience(1), Quiet(), lambda: search.problem is not None).stop_all()
+
+
+class Quiet:
+    """Nobody who is told how a sweep gets on."""
+
+    def begin(self, total: int, done: int) -> None:
+        return
+
+    def ticked(self, run: str, ticks: int) -> None:
+        return
+
+    def ended(self, trial: Trial) -> None:
+        return
+
+    def say(self, text: str) -> None:
+        return
+
+    def stop(self) -> None:
+        return
 
 
 def test_a_sweep_is_in_the_store_before_it_goes_on_whoever_reads_it_here(

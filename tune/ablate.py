@@ -13,7 +13,7 @@ from cluster.side_by_side import Workers
 from cluster.trust import check_cluster
 from mergenet.config import InputError
 from mergenet.training.checkpoint import checkpoints, problem_of
-from mergenet.training.copies import check_writable, fetch
+from mergenet.training.copies import WEIGHTS, check_writable, fetch
 from mergenet.training.files import copied_from, has_begun, is_being_written, replacing, shown
 from mergenet.training.place import hand_on
 from mergenet.training.record import read_manifest, run_folder
@@ -22,9 +22,6 @@ from mergenet.training.trained import read_trained
 from tune.cells import Cell, TablePlan
 from tune.evidence import Evidence, find_evidence, learner_of
 from tune.groups import Group, group_cells
-
-WEIGHTS = "weights"
-"""Folder in that of all runs: weights that one cell hands to another, named by the key of its cell."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Places:
     threads: int = 1
 
     def weights(self, key: str) -> Path:
-        """The file in which a cell hands its weights on."""
+        """The file in which a cell hands its weights on, named by its key."""
         return (self.runs / WEIGHTS / f"{key[:16]}.safetensors").absolute()
 
 

@@ -15,6 +15,7 @@ from mergenet.cli.place import address_option, address_words, device_there, join
 from mergenet.cli.words import Workers, own_name, read_paths, runs_option
 from mergenet.config import InputError
 from mergenet.training.files import has_begun, shown
+from mergenet.training.remote import Away
 
 if TYPE_CHECKING:
     from mergenet.experiment import Experiment
@@ -176,6 +177,9 @@ def _run(job: "Job", mlflow: str, address: str | None) -> None:
     if ranks.rank() > 0:
         return
     from mergenet.cli.show import print_result
+    from mergenet.training.copies import fetch
+
+    fetch(job.spec.folder)
 
     folder = shown(job.spec.folder)
     if not trained:
@@ -189,7 +193,7 @@ def _train(job: "Job", mlflow: str, address: str | None) -> bool:
 
     try:
         return jobs.train(job, mlflow, Terminal(), cluster=address is not None)
-    except InputError:
+    except (InputError, Away):
         raise
     except KeyboardInterrupt:
         raise InterruptedRun(job, address) from None

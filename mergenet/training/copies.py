@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CHECKPOINTS, RESULT = "checkpoints", "result.json"
 KEPT = {"experiment.json", "manifest.json", "metrics.jsonl", RESULT, "sweep.json", "trials.jsonl"}
 """Files of a record or a sweep, beside checkpoints; all else can be made again."""
+WEIGHTS = "weights"
+"""Folder in that of all runs: weights that one run hands to another."""
 PROBE = ".mergenet-probe"
 FETCH_EVERY_S = 5.0
 
@@ -114,13 +116,17 @@ def fetch_all(runs: Path) -> Path:
             remote = Remote(uri)
             here = {path.parent.relative_to(runs).as_posix() for path in runs.glob("*/*/*.json")}
             there: dict[str, dict[str, FileInfo]] = {record: {} for record in here}
-            for name, info in remote.files().items():
+            files_there = remote.files()
+            for name, info in files_there.items():
                 experiment, _, rest = name.partition("/")
                 record, below, file = rest.partition("/")
                 if below:
                     there.setdefault(f"{experiment}/{record}", {})[file] = info
             for record, files in sorted(there.items()):
                 _bring(remote.at(record), runs / record, files, states=False)
+            for path in runs.glob(f"{WEIGHTS}/*"):
+                if f"{WEIGHTS}/{path.name}" not in files_there:  # whoever needs them would not find them there
+                    path.unlink()
     return runs
 
 

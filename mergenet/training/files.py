@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +32,7 @@ def shown(path: Path) -> str:
 def copied_from(path: Path) -> str | None:
     """The URI of what this is a copy of, in an object store; None where it is none."""
     for above in (path, *path.parents[:4]):
-        if (above / REMOTE).is_file():
+        with suppress(OSError):  # there is none, or the folder is not for this user to look into
             uri = (above / REMOTE).read_text().strip()
             return uri if above == path else below(uri, path.relative_to(above).as_posix())
     return None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from mergenet.config import InputError
+from mergenet.training.remote import Away
 
 
 class ReplicaDrift(RuntimeError):
@@ -86,20 +87,20 @@ def agreeing() -> Iterator[None]:
     """What is refused inside on one rank is refused on all: none is left waiting for one that has gone.
 
     Raises:
-        InputError: the first rank's that was refused.
+        InputError, Away: the first rank's that was refused, or whose object store is away.
     """
-    problem = None
+    problem: InputError | Away | None = None
     try:
         yield
-    except InputError as error:
-        problem = str(error)
-    problems: list[str | None] = [problem]
+    except (InputError, Away) as error:
+        problem = type(error)(str(error))  # without the way to it, which may not travel
+    problems = [problem]
     if world() > 1:
         problems = [None] * world()
         dist.all_gather_object(problems, problem)
     for refused in problems:
         if refused is not None:
-            raise InputError(refused)
+            raise refused
 
 
 def wait_for_all() -> None:

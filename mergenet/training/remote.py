@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -68,11 +69,11 @@ class Remote:
         return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Makes a file, or replaces it."""
-        with reaching():
-            system, there = self._to_write(name)
-            with system.open_output_stream(there) as file:
-                file.write(content)
+        """Makes a file, or replaces it; by a whole one, for a stream that is interrupted leaves an empty one."""
+        with NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            self.put(name, Path(file.name))
 
     def get(self, name: str, path: Path) -> bool:
         """Copies a file to `path`, whose folder is made; whether it was there."""

@@ -69,17 +69,18 @@ def _open_record(place: Place) -> Record | None:
         return Record(place.folder)
 
 
-def record_end(spec: RunSpec, result: Mapping[str, Any]) -> None:
-    """Writes how a run ended whose workers were killed and could not say so.
+def record_end(spec: RunSpec, result: Mapping[str, Any], whoever_writes: bool = False) -> None:
+    """Writes how a run ended whose workers were killed and could not say so; what they have said stands.
 
-    What they have said stands, and so does what another command does with the record in an object store.
+    Args:
+        whoever_writes: also where it is not known that they wrote last what is kept in an object store.
 
     Raises:
         InputError: another process writes the record.
         Away: the object store that it is kept in cannot be reached.
     """
     with _at_hand(spec, Silent()) as place:
-        if place.is_of_others():
+        if not whoever_writes and place.is_of_others():
             return
         place.take_over(states=False)
         record = Record(place.folder)

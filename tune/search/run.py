@@ -101,7 +101,7 @@ def _note_in_record(plan: SweepPlan, trial: Trial) -> None:
         wait_until_free(folder)
         spec, _ = plan.trial(trial.point)
         with suppress(InputError):  # still written
-            record_end(spec, {"status": "stopped", "reason": trial.reason})
+            record_end(spec, {"status": "stopped", "reason": trial.reason}, whoever_writes=True)
 
 
 def _tune(
@@ -120,7 +120,7 @@ def _tune(
     memory = Memory(plan.sweep, plan.space, ledger.events)
     search = Search(plan, ledger, memory, halving.stopped if halving else {}, told, teller.say)
     news = queue_here()
-    watch = Watch(news, patience, teller)
+    watch = Watch(news, patience, teller, lambda: search.problem is not None)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(work, news=news), _resources(plan.setting, room)),
         tune_config=tune.TuneConfig(
@@ -140,6 +140,8 @@ def _tune(
         ),
     )
     tuner.fit()
+    if search.problem is not None:
+        raise search.problem
     if watch.stuck is not None:
         raise Stuck(watch.stuck)
     if search.over < left and not (search.exhausted or watch.late):

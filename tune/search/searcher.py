@@ -13,11 +13,12 @@ from typing_extensions import override
 from mergenet.config import InputError
 from mergenet.training.copies import fetch
 from mergenet.training.files import read_metrics, read_result
+from mergenet.training.remote import Away
 from tune.search.ledger import Ledger, Trial, asked, ended, refused, trials_of
 from tune.search.memory import Memory
 from tune.search.plan import SweepPlan
 from tune.search.sweep import COST, Asha
-from tune.search.trial import EPOCH, REASON, STATE, VALUE, Task
+from tune.search.trial import AWAY, EPOCH, REASON, STATE, VALUE, Task
 
 TRIES = 200
 """Draws for one trial. A space in which so many in a row are of no use has no more to give."""
@@ -61,6 +62,8 @@ class Search(Searcher):
         self._live: dict[str, Trial] = {}
         self.over = 0
         self.exhausted = False
+        self.problem: Away | InputError | None = None
+        """Why the sweep cannot go on: raised, it would be a trial's failure to Tune, which tries those again."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher for a snapshot that nobody reads."""
@@ -68,7 +71,10 @@ class Search(Searcher):
 
     @override
     def suggest(self, trial_id: str) -> Any:
-        trial = self._pending.pop(0) if self._pending else self._new()
+        try:
+            trial = None if self.problem else self._pending.pop(0) if self._pending else self._new()
+        except (Away, InputError) as problem:
+            self.problem, trial = problem, None
         if trial is None:
             return Searcher.FINISHED
         self._live[trial_id] = trial
@@ -124,8 +130,16 @@ class Search(Searcher):
             state, reason = "stopped", f"by the scheduler, at epoch {self._stopped[trial_id]}"
         else:
             return  # the sweep was stopped, and goes on with this trial
-        over = self._outcome(replace(trial, state=state, reason=reason))
-        self._ledger.note(ended(over))
+        if state == AWAY:  # and so does one whose record could not be brought
+            self.problem = Away(reason)
+        if self.problem is not None:
+            return
+        try:
+            over = self._outcome(replace(trial, state=state, reason=reason))
+            self._ledger.note(ended(over))
+        except (Away, InputError) as problem:
+            self.problem = problem
+            return
         self._memory.tell(over)
         self.over += 1
         self._told(over)

@@ -2,9 +2,10 @@
 
 import gc
 import json
+import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from typing_extensions import override
@@ -19,6 +20,8 @@ from mergenet.training.spec import RunSpec
 
 EPOCH, VALUE, STATE, REASON = "epoch", "value", "state", "reason"
 """What is reported: the trial's own epoch and its figure; with the last report how it ended, and why."""
+AWAY = "away"
+"""A state of no trial: the store that its record is kept in is away, and what it has come to is not there."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ def work(config: Mapping[str, str], news: Any) -> None:
     from ray import tune
 
     task = Task.from_config(config)
+    # one that Tune has given up, and that lives, must not write how this one ended
+    task = replace(task, spec=replace(task.spec, owner=secrets.token_hex(8)))
     clock = task.spec.experiment.clock
     epochs = task.spec.experiment.learners[clock].training.epochs
     try:
@@ -105,8 +110,8 @@ def _outcome(task: Task, reporter: ToTune) -> tuple[str, str | None]:
             return "diverged", str(stopped)
         except InputError as error:
             return "failed", str(error)
-        except Away:  # for Tune to try again
-            raise
+        except Away as away:
+            return AWAY, str(away)
         except Exception as error:
             return "failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         result = result_of(task.spec.folder, task.spec.remote)

@@ -1,7 +1,7 @@
 """Watches a sweep while Tune drives it: hears how far trials are, and says when none moves any more."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,17 +52,23 @@ class Teller(Protocol):
 
 
 class Watch(Callback, Stopper):
-    """Called by Tune at every step of its own: passes news on, and ends the sweep when it is late or stuck.
+    """Called by Tune at every step of its own: passes news on, and ends the sweep when it is late, stuck or has failed.
+
+    Args:
+        failed: whether it cannot go on for another reason.
 
     Attributes:
         late: the hours are over.
         stuck: what is known of it, once nothing has moved for too long.
     """
 
-    def __init__(self, news: Any, patience: Patience, teller: Teller) -> None:
+    def __init__(
+        self, news: Any, patience: Patience, teller: Teller, failed: Callable[[], bool] = lambda: False
+    ) -> None:
         self._news = news
         self._patience = patience
         self._teller = teller
+        self._failed = failed
         self._began = self._moved = self._looked = time.monotonic()
         self.late = False
         self.stuck: str | None = None
@@ -99,7 +105,7 @@ class Watch(Callback, Stopper):
 
     @override
     def stop_all(self) -> bool:
-        return self.late or self.stuck is not None
+        return self.late or self.stuck is not None or self._failed()
 
 
 def _what_is_known(trials: Sequence[Any], seconds: float) -> str:
