@@ -25,4 +25,4 @@ lint: install
 	$(BIN)/lint-imports --no-logo
 
 test: lint
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
