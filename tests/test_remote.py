@@ -30,6 +30,7 @@ from tests.store import BUCKET, Store, environment
 from tests.sweeps import planned
 from tests.tables import plan
 from tests.test_resume import StopAt
+from tests.test_sweep import Noting
 from tune.ablate import Places, find_missing, ready
 from tune.search.begin import open_ledger
 from tune.search.ledger import Ledger, Trial, asked, read_log, refused
@@ -602,26 +603,7 @@ def test_a_sweep_that_cannot_note_what_happened_begins_nothing_more(uri: str, tm
         assert isinstance(search.problem, Away) and str(search.problem) == "the store is away"
     assert search.suggest("second") == Searcher.FINISHED and told == []
     assert [trial.state for trial in read_log(sweep.folder).trials()] == ["running"]
-    assert Watch(None, Patience(1), Quiet(), lambda: search.problem is not None).stop_all()
-
-
-class Quiet:
-    """Nobody who is told how a sweep gets on."""
-
-    def begin(self, total: int, done: int) -> None:
-        return
-
-    def ticked(self, run: str, ticks: int) -> None:
-        return
-
-    def ended(self, trial: Trial) -> None:
-        return
-
-    def say(self, text: str) -> None:
-        return
-
-    def stop(self) -> None:
-        return
+    assert Watch(None, Patience(1), Noting(), lambda: search.problem is not None).stop_all()
 
 
 def test_a_sweep_is_in_the_store_before_it_goes_on_whoever_reads_it_here(

@@ -143,9 +143,8 @@ def _has_weights(evidence: Evidence | None) -> bool:
     if evidence is None or evidence.folder is None:
         return False
     there = checkpoints(evidence.folder / "checkpoints")
-    if copied_from(evidence.folder) is not None:  # what is large of it comes when it is needed
-        return bool(there)
-    return bool(there) and problem_of(there[-1]) is None
+    # what is large of a copy comes when it is needed
+    return bool(there) and (copied_from(evidence.folder) is not None or problem_of(there[-1]) is None)
 
 
 def _job(group: Group, table: TablePlan, places: Places) -> Job:

@@ -10,9 +10,8 @@ import click
 
 from mergenet.cli.place import address_option, device_there, joined
 from mergenet.cli.tables import TableOptions, table_options
-from mergenet.cli.words import mirror_to, own_name
+from mergenet.cli.words import mirror_to, own_name, runs_words
 from mergenet.config import InputError, nearest
-from mergenet.training.files import shown
 
 if TYPE_CHECKING:
     from tune.ablate import Ablation
@@ -135,5 +134,5 @@ def _print(options: TableOptions, plan: "TablePlan") -> None:
 
     click.echo(markdown(options.assembled(plan, options.evidence())))
     whole = replace(options, chosen_seeds=())  # a report is of all seeds that are there
-    runs = [] if str(options.runs) == "runs" else ["--runs", shown(options.runs)]
-    click.echo(f"\nTo keep it, with plots and a page: {shlex.join([*shlex.split(whole.command('report')), *runs])}")
+    again = shlex.join([*shlex.split(whole.command("report")), *runs_words(options.runs)])
+    click.echo(f"\nTo keep it, with plots and a page: {again}")

@@ -9,10 +9,10 @@ import click
 import torch
 
 from mergenet.cli.tables import TableOptions
-from mergenet.cli.words import own_name, read_paths
+from mergenet.cli.words import own_name, read_paths, runs_words
 from mergenet.jobs import Job, prepare
 from mergenet.training.amounts import amounts_of
-from mergenet.training.files import read_result, shown
+from mergenet.training.files import read_result
 from mergenet.training.probe import PROBE_S, Probe, ProbeFailed, probes
 from mergenet.training.sizes import exactly
 from mergenet.training.spec import RunSpec, data_of
@@ -108,8 +108,7 @@ def _command(asked: Asked, name: str, *words: str) -> str:
     said += ["--allow-code"] if asked.allow_code else []
     said += ["--threads", str(asked.threads)] if asked.threads > 1 else []
     said += [word for entry in asked.data for word in ("--data", entry)]
-    said += ["--runs", shown(asked.runs)] if str(asked.runs) != "runs" else []
-    return shlex.join(said)
+    return shlex.join([*said, *runs_words(asked.runs)])
 
 
 # --- a recipe ------------------------------------------------------------------------------------------------------

@@ -44,6 +44,11 @@ runs_option = click.option(
 )
 
 
+def runs_words(runs: Path) -> list[str]:
+    """What to type to find the same records again."""
+    return [] if str(runs) == "runs" else ["--runs", shown(runs)]
+
+
 def read_paths(data: tuple[str, ...]) -> dict[str, str]:
     """`--data NAME=PATH`, as often as it was said."""
     paths = {}
