@@ -224,6 +224,8 @@ KEY = "leave its key out, and set AWS_ACCESS_KEY_ID"
         (["train", "digits-cross-structure", "--runs", "file:///lab/runs"], RUNS),
         (["train", "digits-cross-structure", "--runs", "s3://lab/"], RUNS),
         (["train", "digits-cross-structure", "--runs", "s3:///runs"], RUNS),
+        (["train", "digits-cross-structure", "--runs", "s3:/lab/runs"], RUNS),
+        (["export", "s3:/lab/runs/small/0123abcd-s0"], RECORD),
         (["train", "digits-cross-structure", "--runs", "s3://[lab/runs"], "no URI; write s3://BUCKET/FOLDER"),
         (["train", "digits-cross-structure", "--runs", "s3://id:secret@lab/runs"], KEY),
         (["train", "digits-cross-structure", "--runs", "s3://id:sec/ret@lab/runs"], KEY),

@@ -39,7 +39,7 @@ def runs_here(runs: str | Path) -> Path:
     Raises:
         InputError: no such kind of store, or a URI that holds a key.
     """
-    if "://" not in str(runs):
+    if not _is_uri(runs):
         return Path(runs)
     uri = _checked(str(runs), "s3://BUCKET/FOLDER", parts=1)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -62,7 +62,7 @@ def record_here(record: str | Path) -> Path:
     Raises:
         InputError: no such kind of store, a URI that holds a key, or a store that cannot be reached.
     """
-    if "://" in str(record):
+    if _is_uri(record):
         uri = Remote(_checked(str(record), "s3://BUCKET/FOLDER/NAME/HASH-sSEED", parts=3))
         name, folder = urlsplit(uri.uri).path.split("/")[-2:]
         record = runs_here(uri.above().above().uri) / name / folder
@@ -71,6 +71,11 @@ def record_here(record: str | Path) -> Path:
         with refusing(uri_of):
             bring(Remote(uri_of), Path(record), states=False)
     return Path(record)
+
+
+def _is_uri(named: str | Path) -> bool:
+    """Whether this is meant for one: a `Path` of a URI has one slash, and so has a slip."""
+    return "://" in str(named) or str(named).startswith("s3:")
 
 
 def _checked(uri: str, form: str, parts: int) -> str:
