@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import IO, Any, Literal
@@ -85,7 +85,31 @@ def _leave() -> None:
 
 
 def _init(address: str, **own: Any) -> None:
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **own)
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+        runtime_env={"worker_process_setup_hook": _tells_its_cluster()},
+        **own,
+    )
+
+
+def _tells_its_cluster() -> Callable[[], None]:
+    """What each process of Ray's does first: note which cluster it belongs to.
+
+    Ray asks itself whether a trainer lives by looking for whichever cluster runs on the machine. Where there are two it
+    finds none, and the place of a stopped trial is never given free.
+    """
+
+    def tell() -> None:  # from inside, so that it travels whole: a node may lack this module, and is to say so itself
+        import os
+
+        import ray
+
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+    return tell
 
 
 # --- a cluster that is there -------------------------------------------------------------------------------------

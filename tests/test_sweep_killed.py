@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,25 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(call: Call, tmp_path: Path) 
     assert ended(tmp_path) == 2 and len(list((tmp_path / "runs" / "tiny").glob("*/result.json"))) == 2
 
 
+@pytest.fixture
+def another_ray() -> Iterator[None]:
+    """A cluster of somebody else's on this machine."""
+    words = "import ray; ray.init('local', num_cpus=1, include_dashboard=False); print('up', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as other:
+        assert other.stdin is not None and other.stdout is not None
+        assert other.stdout.readline() == b"up\n"
+        yield
+        other.communicate(b"\n", timeout=60)
+
+
+@pytest.mark.usefixtures("another_ray")
 def test_asha_over_trials_of_two_workers_hangs_no_more(call: Call, tmp_path: Path) -> None:
-    """A trial starts in the place of one that was stopped, though its workers are a trainer of Ray's inside of it."""
+    """A trial starts in the place of one that was stopped, though its workers are a trainer of Ray's inside of it.
+
+    Ray gives the place free once it has seen that the trial is no more, which beside another Ray it did not.
+    """
     rates = {"values": {"of": [0.05, 1.0, 0.9]}}
     change = {
         "space": {
