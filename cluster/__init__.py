@@ -1,1 +1,1 @@
-"""Where a run happens: one distributed run on Ray Train."""
+"""Where runs happen: on this machine, on a cluster of Ray's, as its jobs; looked at before it is trusted."""

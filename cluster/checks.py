@@ -25,7 +25,7 @@ INSTALL = "install the same on all nodes: `pip install -c constraints.txt -e .`,
 DASHBOARD = "`pip install 'ray[default]'` and `ray start --head --dashboard-host=HEAD-ADDRESS`; open its port, 8265"
 ONE_RAY = (
     "one Ray a machine: end the other one, or ask the scheduler for whole machines (Slurm: --exclusive); where "
-    "machines are shared, start Ray on each with RAY_ADDRESS=HEAD:PORT, which tells its processes their own"
+    "machines are shared on purpose, start Ray on each with RAY_ADDRESS=HEAD:PORT, and --num-cpus of its share"
 )
 TOKEN = "`ray get-auth-token --generate`, copy it to all nodes, start Ray on each with RAY_AUTH_MODE=token"
 SHARE = (
@@ -146,12 +146,12 @@ def judge_state_api(expected: set[str], answers: Answers[set[str]]) -> Finding:
 
 
 class Host(NamedTuple):
-    """What tells machines apart, the clusters whose node runs on this one, and whether ours knows itself among them."""
+    """What tells machines apart, the clusters whose node runs on this one, and whether ours shares it on purpose."""
 
     name: str
     boot: str
     clusters: tuple[str, ...]
-    knows_its_own: bool = False
+    on_purpose: bool = False
 
 
 def hosts(nodes: list[Node], one_machine: bool) -> Finding:
@@ -160,21 +160,26 @@ def hosts(nodes: list[Node], one_machine: bool) -> Finding:
 
 
 def _host() -> Host:
-    import psutil
     import ray
 
     boot = Path("/proc/sys/kernel/random/boot_id")
-    words = [
-        word
-        for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] == "raylet" and _network_of(process.pid) in ("", _network_of("self"))
-        for word in process.info["cmdline"] or ()
-    ]
-    clusters = {word.partition("=")[2] for word in words if word.startswith("--gcs-address=")}
-    # Ray's own questions about itself go to the address in the environment, else to whichever cluster they find
-    knows_its_own = ray.is_initialized() and os.environ.get("RAY_ADDRESS") == ray.get_runtime_context().gcs_address
+    here, own = rays_here(), ray.get_runtime_context().gcs_address
     name, booted = platform.node(), boot.read_text().strip() if boot.exists() else ""
-    return Host(name, booted, tuple(sorted(clusters)), knows_its_own)
+    return Host(name, booted, tuple(sorted(here)), own in here and here[own] == own)
+
+
+def rays_here() -> dict[str, str | None]:
+    """Clusters with a node on this machine, in this network: address -> the RAY_ADDRESS that it was started with."""
+    import psutil
+
+    here = {}
+    for process in psutil.process_iter(["name", "cmdline", "environ"]):
+        if process.info["name"] == "raylet" and _network_of(process.pid) in ("", _network_of("self")):
+            for word in process.info["cmdline"] or ():
+                name, _, address = word.partition("=")
+                if name == "--gcs-address":
+                    here[address] = (process.info["environ"] or {}).get("RAY_ADDRESS")
+    return here
 
 
 def _network_of(process: int | str) -> str:
@@ -186,7 +191,7 @@ def _network_of(process: int | str) -> str:
 
 
 def judge_hosts(answers: Answers[Host], one_machine: bool) -> Finding:
-    """Bad where two Rays share a machine: what one asks about itself is answered for the other.
+    """Bad where two Rays share a machine, unless ours was told so when it began: each takes all of it for its own.
 
     Args:
         one_machine: two nodes of this cluster may.
@@ -194,7 +199,7 @@ def judge_hosts(answers: Answers[Host], one_machine: bool) -> Finding:
     wrong: dict[Node, object] = {**_failed(answers)}
     there = {node: host for node, host in answers.items() if not isinstance(host, Failed)}
     for node, host in there.items():
-        if len(host.clusters) > 1 and not host.knows_its_own:
+        if len(host.clusters) > 1 and not host.on_purpose:
             wrong[node] = f"{len(host.clusters)} clusters run on it, {', '.join(host.clusters)}"
     if wrong:
         return bad(_listed(wrong))
@@ -207,7 +212,7 @@ def judge_hosts(answers: Answers[Host], one_machine: bool) -> Finding:
         return bad("; ".join(shared), f"{ONE_RAY}; a cluster simulated so on purpose: --one-machine")
     if any(len(host.clusters) > 1 for host in there.values()):
         machines = counted(len(there), "machine")
-        return good(f"{machines}, some with other clusters too, which RAY_ADDRESS tells from this one")
+        return good(f"{machines}, some shared on purpose with other clusters")
     return good("one machine, as asked" if shared else f"one Ray on {counted(len(there), 'machine')}")
 
 
@@ -233,8 +238,9 @@ def _asks_for_token() -> bool:
     from ray.dashboard.utils import get_address_for_submission_client
 
     url = get_address_for_submission_client(ray.get_runtime_context().gcs_address)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy may refuse in the cluster's place
     try:
-        with urllib.request.urlopen(f"{url}/api/v0/nodes?limit=1", timeout=10.0):
+        with direct.open(f"{url}/api/v0/nodes?limit=1", timeout=10.0):
             return False
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

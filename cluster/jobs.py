@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from cluster.nodes import in_one_line
 from cluster.wheel import unpack_wheel
 from mergenet.config import InputError
 
@@ -76,21 +77,16 @@ class Jobs:
             send: files and folders that it is to find by the same words; they lie in the present folder.
 
         Raises:
-            InputError: the cluster refuses.
+            InputError: the cluster refuses, or a file cannot be read.
         """
-        with TemporaryDirectory(prefix="mergenet-job-") as aside, self._asking():
-            folder = Path(aside) / "job"
-            unpack_wheel(folder)
-            for path in send:
-                _copy(path, folder / path)
-            return self._submit(
-                entrypoint=shlex.join([python, "-m", "mergenet", *words]),
-                runtime_env={
-                    "working_dir": shutil.make_archive(str(folder), "zip", folder),
-                    "env_vars": {"PYTHONUNBUFFERED": "1", **env},
-                },
-                metadata={COMMAND: shlex.join(words)},
-            )
+        with TemporaryDirectory(prefix="mergenet-job-") as aside:
+            parcel = _packed(Path(aside) / "job", send)
+            with self._asking():
+                return self._submit(
+                    entrypoint=shlex.join([python, "-m", "mergenet", *words]),
+                    runtime_env={"working_dir": parcel, "env_vars": {"PYTHONUNBUFFERED": "1", **env}},
+                    metadata={COMMAND: shlex.join(words)},
+                )
 
     def _submit(self, **job: Any) -> str:
         """Sends it; a cluster that has just started takes no jobs for a few seconds."""
@@ -158,6 +154,17 @@ class Jobs:
 
 async def _next(lines: AsyncIterator[str]) -> str | None:
     return await anext(lines, None)
+
+
+def _packed(folder: Path, send: Sequence[Path]) -> str:
+    """A zip of this project, as it is installed, and of what is sent beside it."""
+    unpack_wheel(folder)
+    for path in send:
+        try:
+            _copy(path, folder / path)
+        except (OSError, shutil.Error) as error:
+            raise InputError(f"--send {path}: {in_one_line(error)}") from None
+    return shutil.make_archive(str(folder), "zip", folder)
 
 
 def _copy(path: Path, there: Path) -> None:

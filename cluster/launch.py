@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from cluster.nodes import queue_here
+from cluster.nodes import queue_here, tell
 from cluster.session import check_fits, lacking, session
 from cluster.trust import check_cluster
 from mergenet.config import InputError
-from mergenet.training import ranks
-from mergenet.training.files import wait_until_free
 from mergenet.training.record import Record
 from mergenet.training.remote import Away
 from mergenet.training.reporter import Reporter
@@ -28,6 +26,8 @@ from mergenet.training.spec import RunSpec
 MAX_FAILURES = 3
 REPORT_EVERY_S = 0.25
 SILENCE_S = 60.0
+BEGUN = "begun"
+"""News of a worker that has a place."""
 
 
 def launch(spec: RunSpec, sizes: Sequence[int], reporter: Reporter) -> None:
@@ -82,7 +82,7 @@ def _fit(spec: RunSpec, sizes: Sequence[int], reporter: Reporter, storage: str) 
         ),
     )
     try:
-        with _relayed(news, reporter, lambda: lacking(sizes[0], spec.device)):
+        with _relayed(news, reporter, lambda begun: lacking(sizes[0], spec.device, taken_too=not begun)):
             result = trainer.fit()
     except SystemExit:  # what Ray makes of Ctrl-C and of a request to terminate
         raise KeyboardInterrupt from None
@@ -112,10 +112,9 @@ def _raise_refused(outcome: Any) -> None:
 
 def _work(config: Mapping[str, Any]) -> dict[str, str]:
     """What each worker runs."""
+    tell(config["news"], (BEGUN,))
     spec = RunSpec.from_plain(config["spec"])
     try:
-        if ranks.rank() == 0 and spec.remote is None:
-            wait_until_free(spec.folder)
         execute(spec, _ToDriver(config["news"]))
     except InputError as error:
         return {"refused": str(error)}
@@ -150,25 +149,15 @@ class _ToDriver:
             self._tell("stop")
 
     def _tell(self, *news: Any) -> None:
-        """A driver that has gone wants no more of the run.
-
-        Raises:
-            KeyboardInterrupt: it has.
-        """
-        from ray.exceptions import RayActorError
-
-        try:
-            self._news.put(news)
-        except RayActorError:
-            raise KeyboardInterrupt from None
+        tell(self._news, news)
 
 
 @contextmanager
-def _relayed(news: Any, reporter: Reporter, lack: Callable[[], str | None]) -> Iterator[None]:
+def _relayed(news: Any, reporter: Reporter, lack: Callable[[bool], str | None]) -> Iterator[None]:
     """Hands the workers' news to `reporter` in the background.
 
     Args:
-        lack: of what the cluster has less than is needed, in words; None for nothing.
+        lack: told whether workers have been heard of: of what there is less than is needed, in words; None for nothing.
     """
     ended = threading.Event()
     relay = threading.Thread(target=_relay, args=(news, reporter, lack, ended), daemon=True)
@@ -181,24 +170,26 @@ def _relayed(news: Any, reporter: Reporter, lack: Callable[[], str | None]) -> I
         reporter.stop()
 
 
-def _relay(news: Any, reporter: Reporter, lack: Callable[[], str | None], ended: threading.Event) -> None:
+def _relay(news: Any, reporter: Reporter, lack: Callable[[bool], str | None], ended: threading.Event) -> None:
     from ray.exceptions import RayError
     from ray.util.queue import Empty
 
-    heard = time.monotonic()
+    heard, begun = time.monotonic(), False
     while True:
         try:
             kind, *values = news.get(timeout=REPORT_EVERY_S)
         except Empty:
             if ended.is_set():
                 return
-            if time.monotonic() - heard > SILENCE_S:  # Ray waits without a word for a node to come
+            if time.monotonic() - heard > SILENCE_S:  # Ray waits without a word for a node to come, or others to end
                 heard = time.monotonic()
-                if (missing := lack()) is not None:
+                if (missing := lack(begun)) is not None:
                     reporter.say(f"waiting for workers: {missing}")
             continue
         except RayError:  # the queue went with its cluster
             return
-        heard = time.monotonic()
+        heard, begun = time.monotonic(), True
+        if kind == BEGUN:
+            continue
         with suppress(Stopped):  # Tune wants no more of this trial, and ends its process itself
             getattr(reporter, kind)(*values)

@@ -55,6 +55,20 @@ def queue_here() -> Any:
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
+def tell(queue: Any, news: Any) -> None:
+    """Puts it into a queue of the driver's. A driver that has gone wants no more of the run.
+
+    Raises:
+        KeyboardInterrupt: it has.
+    """
+    from ray.exceptions import RayActorError
+
+    try:
+        queue.put(news)
+    except RayActorError:
+        raise KeyboardInterrupt from None
+
+
 def ask(nodes: list[Node], question: Callable[..., Answer], *arguments: Any, seconds: float) -> Answers[Answer]:
     """What `question(*arguments)` returns on each of `nodes`, at once and within so many seconds.
 

@@ -22,6 +22,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+DASHBOARD = "RAY_API_SERVER_ADDRESS"
+"""Where `mergenet cluster submit` sends jobs; Ray asks there whatever it is asked, even of another cluster."""
 CONNECT_S = 5.0
 
 
@@ -50,23 +52,52 @@ def session(dashboard: bool = False, address: str | None = None) -> Iterator[Non
         NotJoined: nothing answers at `address`, or it does not take this process in.
         InputError: an address that is none.
     """
-    if ray.is_initialized():
-        yield
-        return
+    with _signals_kept(signal.SIGINT, signal.SIGTERM):  # from what Ray's trainers and Tune leave behind
+        if ray.is_initialized():
+            yield
+            return
+        with _without(DASHBOARD):
+            _enter(dashboard, address)
+            try:
+                yield
+            finally:
+                _leave()
+
+
+def _enter(dashboard: bool, address: str | None) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    if address is None:
-        # Ray's own count of processors may be smaller than what check_fits let through
-        _init("local", num_cpus=available("cpu"), include_dashboard=dashboard)
-    else:
-        _join(address)
-    if threading.current_thread() is threading.main_thread():  # Ray's own prints a stack and aborts
-        signal.signal(signal.SIGTERM, on_terminate)
+    with _signals_kept(signal.SIGTERM):  # Ray's own handler prints a stack and aborts
+        if address is None:
+            # Ray's own count of processors may be smaller than what check_fits let through
+            _init("local", num_cpus=available("cpu"), include_dashboard=dashboard)
+        else:
+            _join(address)
+
+
+@contextmanager
+def _signals_kept(*numbers: signal.Signals) -> Iterator[None]:
+    """What these signals do afterwards is what they did before, where this thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:
-        _leave()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _without(variable: str) -> Iterator[None]:
+    """The environment without it, inside."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
 
 
 def _leave() -> None:
@@ -98,8 +129,8 @@ def _init(address: str, **own: Any) -> None:
 def _tells_its_cluster() -> Callable[[], None]:
     """What each process of Ray's does first: note which cluster it belongs to.
 
-    Ray asks itself whether a trainer lives by looking for whichever cluster runs on the machine. Where there are two it
-    finds none, and the place of a stopped trial is never given free.
+    Ray asks itself whether a trainer lives by looking for whichever cluster runs on the machine, or that the
+    environment names. Where there are two it finds none, and the place of a stopped trial is never given free.
     """
 
     def tell() -> None:  # from inside, so that it travels whole: a node may lack this module, and is to say so itself
@@ -108,6 +139,7 @@ def _tells_its_cluster() -> Callable[[], None]:
         import ray
 
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        os.environ.pop("RAY_API_SERVER_ADDRESS", None)
 
     return tell
 
@@ -196,10 +228,17 @@ def check_fits(workers: int, device: str) -> None:
         raise InputError(f"--workers {workers}: {missing}")
 
 
-def lacking(workers: int, device: str) -> str | None:
-    """Of what there is less than so many workers need, in words; None for nothing."""
+def lacking(workers: int, device: str, taken_too: bool = False) -> str | None:
+    """Of what there is less than so many workers need, in words; None for nothing.
+
+    Args:
+        taken_too: also where there is enough, and others have it now.
+    """
     there, what = available(device), "GPUs" if device == "cuda" else "processors"
-    return f"{where()} has {there} {what}, and each worker needs one" if workers > there else None
+    if workers > there:
+        return f"{where()} has {there} {what}, and each worker needs one"
+    free = ray.available_resources().get("GPU" if device == "cuda" else "CPU", 0) if taken_too else there
+    return f"{free:g} of {there} {what} are free, and each worker needs one" if workers > free else None
 
 
 def where() -> str:

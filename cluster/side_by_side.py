@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from cluster.nodes import queue_here
+from cluster.nodes import queue_here, tell
 from mergenet.config import InputError
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
@@ -104,4 +104,4 @@ class Ticks(Silent):
     def tick(self, done: int) -> None:
         if time.monotonic() - self._last >= NEWS_EVERY_S:
             self._last = time.monotonic()
-            self._news.put((self._folder, done))
+            tell(self._news, (self._folder, done))

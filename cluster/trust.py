@@ -10,7 +10,9 @@ from mergenet.training.files import copied_from
 
 
 def check_cluster(runs: Path, data: Mapping[str, str], trainers: bool = False) -> None:
-    """Whether every node runs this code, writes and reads in `runs`, and reads the same data. One node is trusted.
+    """Whether every node runs this code, writes and reads in `runs`, and reads the same data.
+
+    One node is trusted in all of these.
 
     Args:
         runs: folder of all records.
@@ -20,9 +22,8 @@ def check_cluster(runs: Path, data: Mapping[str, str], trainers: bool = False) -
     Raises:
         InputError: the first thing that is not as it should be, and what to do about it.
     """
-    if len(alive()) == 1:
-        return
-    needed = {"versions", "storage", "data"} | ({"State API"} if trainers else set())
+    needed = {"versions", "storage", "data"} if len(alive()) > 1 else set()
+    needed |= {"State API"} if trainers else set()
     for check in checks_of(Wanted(None, data, copied_from(runs) or str(runs), None, "auto")):
         if check.name in needed:
             found = carry_out(check)

@@ -43,13 +43,16 @@ def build_wheel(checkout: Path, into: Path) -> Path:
     for file in ("pyproject.toml", "README.md"):
         shutil.copy(checkout / file, aside / file)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
-    done = subprocess.run(
-        [*build, "--no-build-isolation", "--wheel-dir", str(into), str(aside)],
-        capture_output=True,
-        text=True,
-        timeout=BUILD_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [*build, "--no-build-isolation", "--wheel-dir", str(into), str(aside)],
+            capture_output=True,
+            text=True,
+            timeout=BUILD_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"the wheel of {checkout} cannot be built: pip takes more than {BUILD_S:g} s") from None
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1]
         raise InputError(f"the wheel of {checkout} cannot be built: {why}")

@@ -1,7 +1,7 @@
 """A run from what a person asked for to its record: prepared, checked, and trained wherever it is to happen."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +23,7 @@ from mergenet.training.files import (
     read_json,
     read_result,
     shown,
+    wait_until_free,
     world_sizes,
 )
 from mergenet.training.plan import Plan, make_plan
@@ -141,7 +142,7 @@ def train(job: Job, mlflow: str, reporter: Reporter, cluster: bool = False) -> b
         InputError: the folder holds what must not be touched.
     """
     with ranks.agreeing():
-        found = _found(job) if ranks.rank() == 0 else False
+        found = _found(job, reporter.say) if ranks.rank() == 0 else False
     if ranks.from_first(found):
         return False
     with _mirrored(job, mlflow, reporter), _followed(job):
@@ -152,8 +153,10 @@ def train(job: Job, mlflow: str, reporter: Reporter, cluster: bool = False) -> b
     return True
 
 
-def _found(job: Job) -> bool:
+def _found(job: Job, say: Callable[[str], None]) -> bool:
     """Whether the run's folder holds this very run, finished.
+
+    Who goes on with it, as a scheduler does after a node has died, waits for that node's lock to go.
 
     Raises:
         InputError: it holds what must not be touched, or is kept where nothing can be written.
@@ -162,6 +165,8 @@ def _found(job: Job) -> bool:
     check_writable(record_here(spec.folder).parents[1])
     if not has_begun(spec.folder):
         return False
+    if job.resumed:
+        wait_until_free(spec.folder, say)
     if is_being_written(spec.folder):
         raise InputError(f"{folder}: another process is writing this run")
     result = read_result(spec.folder)
@@ -252,7 +257,7 @@ def _launch(job: Job, reporter: Reporter) -> None:
         if error.name != "ray":
             raise
         raise InputError(
-            "--workers above 1 needs Ray, which is not installed: pip install 'ray[train]', "
+            "--workers above 1 needs Ray, which is not installed: pip install 'ray[default,train]', "
             "or torchrun --nproc-per-node N -m mergenet train ..."
         ) from None
     launch(job.spec, job.sizes, reporter)

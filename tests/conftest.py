@@ -107,7 +107,7 @@ def _locked(lock: IO[str]) -> bool:
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is found but what a test names; no mirror, for a store takes seconds to make."""
-    for variable in ("MERGENET_DATA", "MERGENET_RUNS", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+    for variable in ("MERGENET_DATA", "MERGENET_RUNS", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("MERGENET_MLFLOW", "off")
 

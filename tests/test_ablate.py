@@ -143,6 +143,22 @@ def test_a_request_to_terminate_is_ours_to_answer_beside_ray() -> None:
     assert (ended.returncode, ended.stdout.strip()) == (0, "stopped as told")
 
 
+def test_what_fails_beside_the_runs_is_a_line_that_says_how_to_go_on(
+    table: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> int:
+        raise RuntimeError("no node of Ray's starts\nand here is why")
+
+    monkeypatch.setattr("tune.ablate.train_missing", fail)
+    code, _, err = call("ablate", table, "--scale", "tiny")
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert last.startswith(
+        "mergenet: the table failed: RuntimeError: no node of Ray's starts and here is why; what has"
+    )
+    assert last.endswith("--resume") and "Traceback" not in err
+
+
 def test_a_run_that_fails_stops_no_other_and_is_told(table: str, call: Call, tmp_path: Path) -> None:
     (job, *_) = missing(plan(), tmp_path).jobs
     broken = tmp_path / "runs" / "tiny-tiny" / job.spec.folder.name

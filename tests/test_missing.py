@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from mergenet.config import InputError
+from mergenet.training import files
 from mergenet.training.files import lock, read_json
 from mergenet.training.trained import read_trained
 from tests.tables import missing, plan
@@ -66,7 +67,10 @@ def test_the_weights_that_are_handed_on_are_those_of_the_cell(folder: Path) -> N
             assert all(torch.equal(handed[name], value) for name, value in weights.items())
 
 
-def test_what_has_begun_is_gone_on_with_when_asked_and_never_while_another_does(tmp_path: Path) -> None:
+def test_what_has_begun_is_gone_on_with_when_asked_and_never_while_another_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PATIENCE_S", 0.0)
     ablation = missing(plan(seeds=(0,)), tmp_path)
     ablation.check_free(resume=False)
     begun = ablation.jobs[0].spec.folder

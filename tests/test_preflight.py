@@ -8,15 +8,20 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from PIL import Image
 from ray import cloudpickle
+from ray.dashboard import utils as dashboard_utils
 
 from cluster import allreduce, checks, preflight, storage
 from cluster import session as way_in
@@ -83,13 +88,38 @@ def test_two_rays_on_one_machine_are_found() -> None:
     assert (two.verdict, two.text) == ("bad", "a (10.0.0.1): 2 clusters run on it, x, y")
 
 
-def test_a_second_ray_is_fine_where_processes_know_their_own() -> None:
-    """As jobs of a scheduler that share a machine do."""
-    there = Host("h", "boot", ("x", "y"), knows_its_own=True)
+def test_a_second_ray_is_fine_where_machines_are_shared_on_purpose() -> None:
+    """As by jobs of a scheduler."""
+    there = Host("h", "boot", ("x", "y"), on_purpose=True)
     found = checks.judge_hosts({A: there, B: Host("i", "boot", ("x",))}, one_machine=False)
     assert (found.verdict, found.text[:11]) == ("good", "2 machines,")
     twice = checks.judge_hosts({A: there, B: there}, one_machine=False)
     assert (twice.verdict, twice.text) == ("bad", "h: 2 nodes of the cluster run on it")
+
+
+def test_clusters_are_found_by_their_processes_with_what_they_were_told(tmp_path: Path) -> None:
+    (tmp_path / "raylet").symlink_to(Path(sys.executable).resolve())
+    told = [("--gcs-address=h:1", {"RAY_ADDRESS": "h:1"}), ("--gcs-address=h:2", {}), ("--address=h:3", {})]
+    there = [
+        subprocess.Popen(
+            [tmp_path / "raylet", "-c", "print(flush=True); input()", word],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for word, environment in told
+    ]
+    for process in there:
+        assert process.stdout is not None
+        process.stdout.readline()
+    found = checks.rays_here()
+    for process in there:
+        process.communicate(b"\n", timeout=30)
+    assert {address: found.get(address, "no") for address in ("h:1", "h:2", "h:3")} == {
+        "h:1": "h:1",
+        "h:2": None,
+        "h:3": "no",
+    }
 
 
 @pytest.mark.parametrize(
@@ -109,6 +139,29 @@ def test_without_a_token_a_cluster_stays_on_loopback(
     found = checks.judge_token(asked, addresses, own)
     assert found.verdict == verdict
     assert ("reaches 10.0.0.1 runs" in found.text) == (verdict == "bad")
+
+
+def test_a_proxy_does_not_answer_for_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose refusal would read as that of one that asks for a token."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as proxy, socket.create_server(("127.0.0.1", 0)) as nobody:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        nobody.close()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:6379"))
+        monkeypatch.setattr(dashboard_utils, "get_address_for_submission_client", lambda address: at)
+        found = checks.token([A], own=False)
+        proxy.shutdown()
+    assert found.verdict == "bad" and "Connection refused" in found.text
 
 
 def test_a_token_that_nobody_can_be_asked_about_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +309,7 @@ def test_mlflow_is_good_once_there_and_bad_when_its_database_is_of_another_versi
 def alone(only_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path, bool]:
     """The command on this machine: exit code, output, folder; whether another Ray ran here before."""
     folder = tmp_path_factory.mktemp("alone")
-    crowded = bool(checks._host().clusters)
+    crowded = bool(checks.rays_here())
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
         patch.chdir(folder)

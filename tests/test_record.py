@@ -1,6 +1,7 @@
 """What a run leaves behind: whole checkpoints, metrics up to a tick, and how it ended."""
 
 import json
+import threading
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +18,10 @@ from mergenet.experiment import Experiment
 from mergenet.identity import Contents, cell_keys, run_hash
 from mergenet.models import MODELS, Model, find_model
 from mergenet.training import checkpoint as checkpoint_module
+from mergenet.training import files
 from mergenet.training import run as run_module
 from mergenet.training.checkpoint import checkpoints, load_checkpoint, recover_newest, save_checkpoint
-from mergenet.training.files import read_json, read_result
+from mergenet.training.files import await_result, is_being_written, read_json, read_result
 from mergenet.training.graph import Graph
 from mergenet.training.loop import advance
 from mergenet.training.record import Record, read_experiment, run_folder
@@ -160,6 +162,40 @@ def test_a_second_opener_is_refused_until_the_first_has_closed(tmp_path: Path) -
         Record(tmp_path / "run")
     first.close()
     Record(tmp_path / "run").close()
+
+
+def test_who_looks_at_a_record_neither_makes_its_lock_nor_needs_to_write_it(tmp_path: Path) -> None:
+    assert not is_being_written(tmp_path) and not list(tmp_path.iterdir())
+    record = Record(tmp_path)
+    assert is_being_written(tmp_path) and is_being_written(tmp_path)
+    record.close()
+    assert not is_being_written(tmp_path)
+
+
+def test_a_lock_of_somebody_else_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(InputError, match="cannot be written: Is a directory"):
+        Record(tmp_path)
+    assert not is_being_written(tmp_path)
+
+
+def test_a_run_waits_for_a_worker_that_was_given_up_to_let_go(small: Make, tmp_path: Path) -> None:
+    held = Record(tmp_path)
+    released = threading.Timer(1.0, held.close)
+    released.start()
+    execute(RunSpec(small(), 0, {}, tmp_path, "cpu", 1), Silent())
+    released.join()
+    assert read_json(tmp_path / "result.json")["status"] == "finished"
+
+
+def test_a_result_that_shows_late_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a folder that nodes mount."""
+    late = threading.Timer(1.0, (tmp_path / "result.json").write_text, ['{"status": "finished"}'])
+    late.start()
+    assert await_result(tmp_path) == {"status": "finished"}
+    late.join()
+    monkeypatch.setattr(files, "SEEN_WITHIN_S", 0.0)
+    assert await_result(tmp_path / "none") is None
 
 
 def test_a_metric_is_one_line_with_the_documented_keys(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """The way in to a cluster: addresses, what there is room for, and what is looked at before it is trusted."""
 
 import gc
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,16 +85,30 @@ def test_more_workers_than_the_cluster_has_places_are_refused() -> None:
     assert "the cluster has 1 GPUs" in refusal(lambda: session.check_fits(2, "cuda"))
 
 
+@pytest.mark.usefixtures("three_nodes")
+def test_of_what_is_there_others_may_have_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session.ray, "available_resources", lambda: {"CPU": 1.5})
+    assert session.lacking(2, "cpu") is None
+    assert session.lacking(2, "cpu", taken_too=True) == "1.5 of 7 processors are free, and each worker needs one"
+    assert session.lacking(1, "cpu", taken_too=True) is None
+    assert session.lacking(1, "cuda", taken_too=True) == "0 of 1 GPUs are free, and each worker needs one"
+
+
 @pytest.mark.parametrize("missing", ["the cluster has 1 processors, and each worker needs one", None])
-def test_a_run_that_waits_for_a_node_says_so(monkeypatch: pytest.MonkeyPatch, missing: str | None) -> None:
-    """A quiet run that has all that it needs says nothing."""
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_run_that_waits_for_a_place_says_so(
+    monkeypatch: pytest.MonkeyPatch, missing: str | None, has_begun: bool
+) -> None:
+    """A quiet run that has all that it needs says nothing; one whose workers have begun holds what is not free."""
     monkeypatch.setattr(launch, "SILENCE_S", -1.0)
     ended, asked, said = threading.Event(), list[float](), list[str]()
 
     class Quiet:
         def get(self, timeout: float) -> Any:
             asked.append(timeout)
-            if len(asked) == 2:
+            if has_begun and len(asked) == 1:
+                return (launch.BEGUN,)
+            if len(asked) == 2 + has_begun:
                 ended.set()
             raise Empty
 
@@ -99,8 +116,40 @@ def test_a_run_that_waits_for_a_node_says_so(monkeypatch: pytest.MonkeyPatch, mi
         def say(self, text: str) -> None:
             said.append(text)
 
-    launch._relay(Quiet(), Listening(), lambda: missing, ended)
-    assert said == ([f"waiting for workers: {missing}"] if missing else [])
+    launch._relay(Quiet(), Listening(), lambda begun: missing and f"{missing} {begun}", ended)
+    assert said == ([f"waiting for workers: {missing} {has_begun}"] if missing else [])
+
+
+# --- what is left as it was --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["a Ray of its own", "one that runs"])
+def test_ctrl_c_does_afterwards_what_it_did_before(monkeypatch: pytest.MonkeyPatch, running: bool) -> None:
+    """A trainer of Ray's leaves a handler behind that starts a Ray anew, and Tune one that says nothing."""
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: running)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(session, "_init", lambda *there, **own: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with session.session():
+        assert signal.getsignal(signal.SIGTERM) == before[1], "Ray's own prints a stack and aborts"
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_the_dashboard_that_jobs_go_to_is_not_asked_about_another_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a trial lives, for one: the place of a stopped one would never be given free."""
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://elsewhere:8265")
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(session, "_init", lambda *there, **own: None)
+    with session.session():
+        assert "RAY_API_SERVER_ADDRESS" not in os.environ
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://elsewhere:8265"
+    monkeypatch.setattr(session.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:6379"))
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    session._tells_its_cluster()()
+    assert os.environ["RAY_ADDRESS"] == "head:6379" and "RAY_API_SERVER_ADDRESS" not in os.environ
 
 
 def test_nothing_is_collected_while_ray_goes_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +201,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 def test_one_node_is_trusted_and_several_are_looked_at(looked_at: Callable[..., list[str]]) -> None:
     assert looked_at(1, "storage") == []
+    assert looked_at(1, "storage", trainers=True) == ["State API"]
     assert looked_at(2) == ["versions", "storage", "data"]
     assert looked_at(2, trainers=True) == ["versions", "State API", "storage", "data"]
     assert looked_at(2, "hosts", "token", "all-reduce", "State API") == ["versions", "storage", "data"]

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mergenet.config import as_yaml
+from cluster import jobs
+from mergenet.cli import cluster_jobs
+from mergenet.config import InputError, as_yaml
 from mergenet.training.files import read_json, read_result
 from tests.conftest import SMALL, Outcome
 from tests.nodes import nodes_on_loopback
+from tests.refused import refusal
 
 Call = Callable[..., Outcome]
 
@@ -51,6 +54,50 @@ def test_options_that_cannot_be_are_refused_in_a_line(call: Call, options: list[
     words = ["train", "digits-cross-structure", "--runs", "/mnt/runs"]
     code, _, err = call("cluster", "submit", *options, "--", *words)
     assert code == 2 and said in err and len(err.splitlines()) == 1
+
+
+def test_records_are_known_to_lie_where_what_is_gone_on_with_does(call: Call) -> None:
+    for words in (["train", "--resume", "/mnt/runs/a/b-s0"], ["sweep", "--resume", "s3://lab/runs/a/sweep-b"]):
+        code, _, err = call("cluster", "submit", "--address", "http://127.0.0.1:1", "--", *words)
+        assert code == 2 and "no Ray dashboard answers" in err
+
+
+def test_a_file_that_cannot_be_sent_is_no_fault_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "unpack_wheel", lambda folder: None)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "gone").symlink_to("nowhere")
+    said = refusal(lambda: jobs._packed(tmp_path / "job", [Path("lists")]))
+    assert said.startswith("--send lists: Error: ") and "No such file or directory" in said
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("the cluster refuses: closed", "job j cannot be followed any more (the cluster refuses: closed), and goes on"),
+        (None, "job j says no more, and goes on"),
+    ],
+)
+def test_a_job_that_cannot_be_followed_any_more_goes_on(
+    monkeypatch: pytest.MonkeyPatch, lost: str | None, said: str
+) -> None:
+    class Cut:
+        def follow(self, name: str) -> Iterator[str]:
+            yield "its first words"
+            if lost is not None:
+                raise InputError(lost)
+
+        def job(self, name: str) -> jobs.Job:
+            return jobs.Job(name, "RUNNING", "train", None, None, None, "")
+
+    monkeypatch.setattr(cluster_jobs, "END_S", 0.0)
+    with pytest.raises(cluster_jobs.LeftRunning) as left:
+        cluster_jobs._follow(Cut(), "j", "http://head:8265")  # type: ignore[arg-type]
+    assert left.value.exit_code == 1
+    assert left.value.message == (
+        f"{said}; see it with `mergenet cluster logs j --follow --address http://head:8265`, "
+        "end it with `mergenet cluster stop j --address http://head:8265`"
+    )
 
 
 def test_a_file_travels_under_the_name_that_the_command_says(call: Call, tmp_path: Path) -> None:

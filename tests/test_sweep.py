@@ -4,9 +4,11 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,20 @@ import pytest
 
 from cluster.session import session
 from mergenet.config import as_yaml
+from mergenet.training import files
 from mergenet.training.files import read_json, read_result
+from mergenet.training.place import TakenOver
+from mergenet.training.remote import Away
+from mergenet.training.reporter import Silent
+from mergenet.training.run import execute
 from tests.compare import assert_equal, final_state
 from tests.sweeps import planned, tiny, written
+from tune.search import trial as trial_module
 from tune.search.begin import open_ledger
 from tune.search.ledger import Log, Trial, find_log, read_log
 from tune.search.plan import Room, Setting, SweepPlan
 from tune.search.run import run_sweep
+from tune.search.trial import AWAY, Task, _outcome
 from tune.search.watch import Patience, Stuck
 
 Call = Callable[..., tuple[int, str, str]]
@@ -181,6 +190,20 @@ def test_a_trial_that_fails_and_one_that_diverges_stop_no_other(tmp_path: Path) 
     assert {trial.state for trial in others if trial not in diverging} == {"finished"}
 
 
+def test_a_trial_has_diverged_when_a_learner_of_any_objective_has(tmp_path: Path) -> None:
+    """What is measured early may be another's."""
+    change = {
+        "space": {"learners.source.training.optimizer.sgd.lr": listed(1e30)},
+        "objectives": {"source.loss": "lower"},
+        "change": {"training.epochs": 1},
+    }
+    swept(planned(tmp_path, change), trials=1)
+    (trial,) = log_of(tmp_path / "runs").trials()
+    assert list(log_of(tmp_path / "runs").sweep.objectives) == ["target.loss", "source.loss"]
+    assert trial.state == "diverged" and trial.values is None
+    assert (trial.reason or "").startswith("source diverged at tick ")
+
+
 def swept_points(plan: SweepPlan, trials: int) -> list[Trial]:
     """The trials that the sweep will begin with, drawn as it will draw them."""
     from tune.search.memory import Memory
@@ -306,6 +329,70 @@ def test_two_sweeps_that_meet_at_the_same_point_share_its_record(six: Path, tmp_
     assert records(folder / "runs") == before
 
 
+def test_a_trial_that_another_sweep_trains_now_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record has one writer; who comes second is answered from it, however long that takes."""
+    monkeypatch.setattr(files, "PATIENCE_S", 0.0)
+    plan = planned(tmp_path)
+    spec, _ = plan.trial(swept_points(plan, 1)[0].point)
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Silent):
+        def tick(self, done: int) -> None:
+            begun.set()
+            go_on.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        other = pool.submit(execute, spec, Slow())
+        assert begun.wait(60)
+        trial = pool.submit(_outcome, Task(spec, 1, "target.loss"), Silent())  # type: ignore[arg-type]
+        assert not wait([trial], timeout=1.0).done
+        go_on.set()
+        assert trial.result(60) == ("finished", None)
+        other.result(60)
+
+
+@pytest.mark.parametrize("problem", [Away("the store is away"), TakenOver("another process writes it now")])
+def test_what_a_store_cannot_do_now_is_no_failure_of_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    """It ends the sweep, and is tried again when that goes on."""
+
+    def refuse(*arguments: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(trial_module, "execute", refuse)
+    plan = planned(tmp_path)
+    spec, _ = plan.trial(swept_points(plan, 1)[0].point)
+    assert _outcome(Task(spec, 1, "target.loss"), Silent()) == (AWAY, str(problem))  # type: ignore[arg-type]
+
+
+def test_ctrl_c_in_the_last_trial_of_a_space_is_no_end(tmp_path: Path) -> None:
+    """Nothing new is found then, which is how an exhausted space ends."""
+    change = {
+        "space": {
+            "transfers.main.encoding": listed("whole"),
+            CYCLE: listed(2),
+            "transfers.main.optimizer.adamw.lr": listed(1e-4),
+        },
+        "sampler": "random",
+        "change": {"training.epochs": 40},
+    }
+    plan, process = planned(tmp_path, change), os.getpid()
+
+    def interrupt() -> None:
+        end = time.monotonic() + 120
+        while not list((tmp_path / "runs").glob("tiny/*/checkpoints/tick-*")) and time.monotonic() < end:
+            time.sleep(0.05)
+        os.kill(process, signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt):
+        swept(plan, trials=3)
+    watcher.join()
+    assert [trial.state for trial in log_of(tmp_path / "runs").trials()] == ["running"]
+
+
 # --- the command -------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +415,13 @@ def test_the_command_runs_reports_confirms_and_mirrors(call: Call, tmp_path: Pat
     assert page.stat().st_size > 1000
     code, out, _ = call("sync", "--to", f"sqlite:///{tmp_path / 'm.db'}")
     assert code == 0 and "3 trials" in out
+
+
+def test_a_sweep_of_which_no_trial_finished_has_failed(call: Call, tmp_path: Path) -> None:
+    path = written(tmp_path, {"space": {"learners.target.training.optimizer.sgd.lr": listed(1e30)}})
+    code, out, err = call("sweep", path, "--trials", "2", "--confirm", "2")
+    assert code == 1 and "diverged" in out
+    assert err.splitlines()[-1].startswith("mergenet: none of 2 trials finished; the first: target diverged")
 
 
 def test_a_dry_run_says_all_and_writes_nothing(call: Call, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The ledger is the truth about a sweep: what a sampler knows follows from it, whatever died."""
 
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from mergenet.training import files
 from mergenet.training.files import is_being_written
 from tests.refused import refusal
 from tests.sweeps import lived, of_kind, planned, space_of, tiny
@@ -175,13 +177,34 @@ def test_an_event_is_on_disk_when_noting_it_returns(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_two_drivers_cannot_write_one_sweep(tmp_path: Path) -> None:
+def test_two_drivers_cannot_write_one_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PATIENCE_S", 0.0)
     plan = planned(tmp_path)
     ledger = open_ledger(plan, resume=False)
     assert is_being_written(plan.folder)
     assert "another process is writing this sweep" in refusal(lambda: open_ledger(plan, resume=True))
     ledger.close()
     open_ledger(plan, resume=False).close()
+
+
+def test_who_goes_on_waits_for_the_lock_of_a_node_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "SAID_AFTER_S", 0.1)
+    plan, said = planned(tmp_path), list[str]()
+    ledger = open_ledger(plan, resume=False)
+    released = threading.Timer(1.0, ledger.close)
+    released.start()
+    open_ledger(plan, resume=True, say=said.append).close()
+    released.join()
+    assert said == [f"{plan.folder}: another process is writing it; waiting 120 s for it to let go"]
+
+
+def test_an_event_that_cannot_be_noted_is_no_failure_of_a_trial(tmp_path: Path) -> None:
+    """Tune tries those again; what is noted next would be written behind half a line."""
+    ledger = open_ledger(planned(tmp_path), resume=False)
+    (ledger.folder / "trials.jsonl").mkdir()
+    assert "cannot be written: Is a directory" in refusal(lambda: ledger.note(asked(Trial(0, {}, {}, "run-0"))))
+    assert ledger.events == []
+    ledger.close()
 
 
 def test_a_sweep_that_did_not_end_is_taken_up_only_when_that_is_said(tmp_path: Path) -> None:

@@ -71,6 +71,11 @@ def test_one_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
     assert "cannot be built" in refusal(lambda: build_wheel(tmp_path / "checkout", tmp_path))
 
 
+def test_a_build_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.wheel.BUILD_S", 0.01)
+    assert "pip takes more than 0.01 s" in refusal(lambda: build_wheel(CHECKOUT, tmp_path))
+
+
 def test_what_was_installed_for_good_travels_as_it_is(unpacked: Path, tmp_path: Path) -> None:
     """What pip adds when it installs, compiled files and commands, stays behind."""
     root = tmp_path / "site-packages"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,15 @@ from cluster.trust import check_cluster
 from mergenet.config import InputError
 from mergenet.training.checkpoint import checkpoints, problem_of
 from mergenet.training.copies import WEIGHTS, check_writable, fetch
-from mergenet.training.files import copied_from, has_begun, is_being_written, replacing, shown
+from mergenet.training.files import (
+    await_result,
+    copied_from,
+    has_begun,
+    is_being_written,
+    replacing,
+    shown,
+    wait_until_free,
+)
 from mergenet.training.place import hand_on
 from mergenet.training.record import read_manifest, run_folder
 from mergenet.training.spec import RunSpec
@@ -80,12 +88,16 @@ class Ablation:
         """Cells of the table that no finished run has."""
         return [cell for cell, key in self.table.cells().items() if key not in self.evidence]
 
-    def check_free(self, resume: bool) -> None:
-        """Raises:
-        InputError: another process is writing a run that is missing, or one has begun and `resume` is not said.
+    def check_free(self, resume: bool, say: Callable[[str], None] = lambda text: None) -> None:
+        """Who goes on with runs waits for other processes to let go of them, and `say` is told so.
+
+        Raises:
+            InputError: another process is writing a run that is missing, or one has begun and `resume` is not said.
         """
         begun = [job.spec.folder for job in self.jobs if has_begun(job.spec.folder)]
         for folder in begun:
+            if resume:
+                wait_until_free(folder, say)
             if is_being_written(folder):
                 raise InputError(f"{shown(folder)}: another process is writing this run")
         if begun and not resume:
@@ -220,6 +232,8 @@ def _train(ablation: Ablation, workers: Workers, teller: Teller, finished: Calla
         for end in workers.wait():
             job = by_folder[end.spec.folder]
             fetch(end.spec.folder)
+            if end.failure is None and await_result(end.spec.folder) is None:
+                end = replace(end, failure="it has finished, and its result cannot be seen from here")
             if end.failure is None:
                 folders |= dict.fromkeys(job.makes, end.spec.folder)
                 finished(job)

@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,7 @@ from mergenet.cli.place import address_option, device_there, joined
 from mergenet.cli.tables import TableOptions, table_options
 from mergenet.cli.words import mirror_to, own_name, runs_words
 from mergenet.config import InputError, nearest
+from mergenet.training.remote import Away
 
 if TYPE_CHECKING:
     from tune.ablate import Ablation
@@ -65,7 +67,7 @@ def ablate(
         if dry_run:
             print_ablation(ablation, most)
             return
-        ablation.check_free(resume)
+        ablation.check_free(resume, partial(click.echo, err=True))
         again = [word for word in sys.argv[1:] if word not in ("--resume", "--continue")]
         failed = train_cells(ablation, most, mlflow, shlex.join([*own_name(), *again, "--resume"]))
     _print(options, plan)
@@ -103,6 +105,7 @@ def train_cells(ablation: "Ablation", most: int, mlflow: str, again: str) -> int
     Args:
         again: the command that goes on when it was interrupted.
     """
+    from cluster.nodes import in_one_line
     from mergenet.cli.progress import ManyRuns
     from tune.ablate import train_missing
 
@@ -117,16 +120,19 @@ def train_cells(ablation: "Ablation", most: int, mlflow: str, again: str) -> int
     try:
         return train_missing(ablation, most, teller, finished)
     except KeyboardInterrupt:
-        raise Interrupted(again) from None
+        raise Ended("interrupted", again, 130) from None
+    except (InputError, Away):
+        raise
+    except Exception as error:
+        raise Ended(f"the table failed: {in_one_line(error)}", again, 1) from error
 
 
-class Interrupted(click.ClickException):
-    """A table that was stopped: how to go on."""
+class Ended(click.ClickException):
+    """A table that stopped before its end: why, and how to go on."""
 
-    exit_code = 130
-
-    def __init__(self, again: str) -> None:
-        super().__init__(f"interrupted; what has finished is kept, go on with: {again}")
+    def __init__(self, why: str, again: str, code: int) -> None:
+        super().__init__(f"{why}; what has finished is kept, go on with: {again}")
+        self.exit_code: int = code  # type: ignore[misc]  # declared for the class
 
 
 def _print(options: TableOptions, plan: "TablePlan") -> None:

@@ -91,6 +91,7 @@ def logs(job: str, address: str, follow: bool) -> int:
     """Prints what a job has printed."""
     jobs = _jobs(address)
     if follow:
+        jobs.job(job)
         return _follow(jobs, job, address)
     click.echo(jobs.logs(job), nl=False)
     return 0
@@ -139,6 +140,8 @@ def _check_words(words: Sequence[str], runs_are_known: bool) -> None:
     runs = str(context.params["runs"])
     if said and not (runs.startswith("/") or "://" in runs):
         raise InputError(f"--runs {runs}: a job's own folder is gone when it ends; name one that all nodes share, by /")
+    resumed = str(context.params["resume"]) if words[0] in ("train", "sweep") else ""
+    runs_are_known |= resumed.startswith("/") or "://" in resumed
     if not said and not runs_are_known and not context.params["dry_run"]:
         raise InputError(
             f"say where the records lie on the cluster: {words[0]} ... --runs /FOLDER, which all nodes share, or "
@@ -161,13 +164,17 @@ def _sent(named: str) -> Path:
 
 def _follow(jobs: "Jobs", name: str, address: str) -> int:
     """Prints what it prints until it ends; the exit code of its command."""
+    where = f" --address {address}" if address != "http://127.0.0.1:8265" else ""
     try:
         for text in jobs.follow(name):
             click.echo(text, nl=False)
         job = _ended(jobs, name)
     except KeyboardInterrupt:
-        where = f" --address {address}" if address != "http://127.0.0.1:8265" else ""
-        raise LeftRunning(name, where) from None
+        raise LeftRunning(f"job {name} goes on", name, where, code=130) from None
+    except InputError as error:
+        raise LeftRunning(f"job {name} cannot be followed any more ({error}), and goes on", name, where) from None
+    if not job.is_over:
+        raise LeftRunning(f"job {name} says no more, and goes on", name, where)
     if job.status == "SUCCEEDED":
         return 0
     print(f"mergenet: job {name} {job.status}: {job.message}", file=sys.stderr)
@@ -183,12 +190,9 @@ def _ended(jobs: "Jobs", name: str) -> "Job":
 
 
 class LeftRunning(click.ClickException):
-    """Who follows a job went; the job goes on."""
+    """Nobody follows a job any more; the job goes on."""
 
-    exit_code = 130
-
-    def __init__(self, name: str, where: str) -> None:
+    def __init__(self, why: str, name: str, where: str, code: int = 1) -> None:
         follow = f"mergenet cluster logs {name} --follow{where}"
-        super().__init__(
-            f"job {name} goes on; see it with `{follow}`, end it with `mergenet cluster stop {name}{where}`"
-        )
+        super().__init__(f"{why}; see it with `{follow}`, end it with `mergenet cluster stop {name}{where}`")
+        self.exit_code: int = code  # type: ignore[misc]  # declared for the class

@@ -1,6 +1,7 @@
 """`mergenet sweep`: a search over an experiment's options, side by side."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,6 +106,7 @@ def sweep(
             return
         _run(plan, room, resume is not None or go_on, silence, mlflow, address)
         _print(plan)
+        _check_any(plan)
         if confirm is not None:
             _confirm(plan, confirm, Path(results), mlflow, address)
 
@@ -171,7 +173,8 @@ def _run(plan: "SweepPlan", room: "Room", resume: bool, silence: float, mlflow: 
     from tune.search.watch import Patience, Stuck
 
     uri = mirror_to(mlflow, plan.runs)
-    ledger, teller, folder = open_ledger(plan, resume), ManyTrials(), shown(plan.folder)
+    teller, folder = ManyTrials(), shown(plan.folder)
+    ledger = open_ledger(plan, resume, teller.say)
     patience = Patience(plan.sweep.budget.trials, plan.sweep.budget.hours, silence)
     try:
         with Mirror(plan.folder, uri, teller.say) as mirror:
@@ -209,6 +212,18 @@ def _print(plan: "SweepPlan") -> None:
     click.echo(f"\nTo keep it, with plots and a page: mergenet report {shown(plan.folder)}")
 
 
+def _check_any(plan: "SweepPlan") -> None:
+    """Raises:
+    click.ClickException: not one trial has figures.
+    """
+    from tune.search.ledger import read_log
+
+    trials = read_log(plan.folder).trials()
+    if not any(trial.values for trial in trials):
+        why = next((trial.reason for trial in trials if trial.reason), "none began")
+        raise click.ClickException(f"none of {len(trials)} trials finished; the first: {why}")
+
+
 def _confirm(plan: "SweepPlan", seeds: int, results: Path, mlflow: str, address: str | None) -> None:
     """The best trial beside no transfer on seeds after the sweep's own, as a table that is rendered too."""
     from mergenet.cli.ablate import check_room, train_cells
@@ -228,7 +243,7 @@ def _confirm(plan: "SweepPlan", seeds: int, results: Path, mlflow: str, address:
     options = TableOptions(table, SCALE, None, "last", paths, plan.runs, results, fresh)
     places = Places(plan.runs, results, setting.device, setting.threads)
     ablation = find_missing(options.plan(), places, options.shows)
-    ablation.check_free(resume=True)
+    ablation.check_free(resume=True, say=partial(click.echo, err=True))
     words = ["--resume", shown(plan.folder), "--confirm", str(seeds), *address_words(address)]
     again = shlex.join([*own_name(), "sweep", *words])
     failed = train_cells(ablation, check_room(None, setting.device, setting.threads), mlflow, again)

@@ -5,7 +5,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 from mergenet.config import InputError, digest
 
 PATIENCE_S = 120.0
+SAID_AFTER_S = 2.0
+SEEN_WITHIN_S = 60.0
+LOCK = ".lock"
 STATE, CHECKSUM = "state.pt", "sha256"
 """Files of a checkpoint; it is whole where the second fits the first."""
 REMOTE = ".mergenet-remote"
@@ -50,37 +53,54 @@ def has_begun(folder: Path) -> bool:
 
 
 def is_being_written(folder: Path) -> bool:
-    """Whether a process has this record open for writing now."""
+    """Whether a process has this record open for writing now, as far as this user may know."""
     try:
-        lock(folder).close()
-    except InputError:
+        with (folder / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:  # nobody ever has, or the record is not for this user to read
+        return False
     return False
 
 
-def lock(folder: Path) -> IO[str]:
+def lock(folder: Path, what: str = "run") -> IO[str]:
     """Held until it is closed.
 
+    Args:
+        what: the folder holds, in a word.
+
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds it, or it is not for this user to write.
     """
-    file = (folder / ".lock").open("a")
+    try:
+        file = (folder / LOCK).open("a")
+    except OSError as error:
+        raise InputError(f"{shown(folder)}: cannot be written: {error.strerror}") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise InputError(f"{folder}: another process is writing this run") from None
+        raise InputError(f"{shown(folder)}: another process is writing this {what}") from None
     return file
 
 
-def wait_until_free(folder: Path) -> None:
-    """Waits for the process that writes this record to let go of it, `PATIENCE_S` at most.
+def wait_until_free(folder: Path, say: Callable[[str], None] = lambda text: None, seconds: float | None = None) -> None:
+    """Waits for the process that writes this record to let go of it.
 
     A worker that Ray has given up, or one on a node that died, may hold it for a while longer: a server of files lets
     go of what a dead machine has locked after a minute and a half.
+
+    Args:
+        say: told that this waits, where it takes more than a moment.
+        seconds: at most; `PATIENCE_S` by default.
     """
-    end = time.monotonic() + PATIENCE_S
-    while has_begun(folder) and is_being_written(folder) and time.monotonic() < end:
+    seconds = PATIENCE_S if seconds is None else seconds
+    begin, said = time.monotonic(), False
+    while is_being_written(folder) and (waited := time.monotonic() - begin) < seconds:
+        if waited > SAID_AFTER_S and not said:
+            said = True
+            say(f"{shown(folder)}: another process is writing it; waiting {seconds:.0f} s for it to let go")
         time.sleep(0.2)
 
 
@@ -116,6 +136,16 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """How a recorded run ended; None while it runs, or when it was killed."""
     path = folder / "result.json"
     return read_json(path) if path.exists() else None
+
+
+def await_result(folder: Path) -> dict[str, Any] | None:
+    """The same of a run that is known to have ended: a folder that nodes mount may show it a moment later here."""
+    end = time.monotonic() + SEEN_WITHIN_S
+    while (result := read_result(folder)) is None and time.monotonic() < end:
+        time.sleep(0.5)
+        with suppress(OSError):
+            list(folder.parent.iterdir())  # NFS forgets that a name was not there when it lists the folder
+    return result
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

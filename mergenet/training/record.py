@@ -4,7 +4,7 @@ experiment.json   the resolved experiment
 manifest.json     hashes of run, cells, data, initial weights and first batches; seed, versions, hardware
 metrics.jsonl     one figure a line
 checkpoints/      the newest two
-result.json       how it ended: finished with its figures, or failed or interrupted and why
+result.json       how it ended: finished with its figures, or failed, stopped or interrupted and why
 """
 
 import hashlib
@@ -39,9 +39,9 @@ class Record:
     def __init__(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(folder)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+        self._lock = lock(folder)
         self.folder = folder
 
     @property

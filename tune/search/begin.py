@@ -1,12 +1,12 @@
 """How a sweep begins, and how one that began goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from mergenet.config import InputError
 from mergenet.training.copies import check_writable
-from mergenet.training.files import shown
+from mergenet.training.files import shown, wait_until_free
 from mergenet.training.record import surroundings
 from tune.search.ledger import Ledger, Log, trials_of
 from tune.search.plan import SweepPlan, plan_sweep
@@ -45,14 +45,18 @@ def plan_again(log: Log, paths: Mapping[str, str], allow_code: bool = False) -> 
     return plan
 
 
-def open_ledger(plan: SweepPlan, resume: bool) -> Ledger:
+def open_ledger(plan: SweepPlan, resume: bool, say: Callable[[str], None] = lambda text: None) -> Ledger:
     """The sweep's files, open for writing and with what it is.
+
+    Who goes on with it waits for another process to let go of it, and `say` is told so.
 
     Raises:
         InputError: another process writes them, they are of another setting, or they tell of trials that have not
             ended and `resume` is not said.
     """
     check_writable(plan.runs)
+    if resume:
+        wait_until_free(plan.folder, say)
     ledger = Ledger(plan.folder)
     try:
         _check(ledger, plan, resume)

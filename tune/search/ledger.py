@@ -167,10 +167,7 @@ class Ledger:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{shown(folder)}: cannot be written: {error.strerror}") from None
-        try:
-            self._lock = lock(folder)
-        except InputError:
-            raise InputError(f"{shown(folder)}: another process is writing this sweep") from None
+        self._lock = lock(folder, "sweep")
         self.folder = folder
         uri = copied_from(record_here(folder))
         self._mark = None if uri is None else Mark(Remote(uri), OWNER)
@@ -209,15 +206,19 @@ class Ledger:
         """Adds an event with its time, and returns when it is on disk, and where the sweep is kept.
 
         Raises:
+            InputError: the folder cannot be written any more; nothing may be noted after it.
             Away: the object store that it is kept in cannot be reached.
             TakenOver: another process writes this sweep now.
         """
         event = {**event, "at": round(time.time(), 3)}
         if self._mark is None:
-            with (self.folder / EVENTS).open("a") as file:
-                file.write(_line(event))
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with (self.folder / EVENTS).open("a") as file:
+                    file.write(_line(event))
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise InputError(f"{shown(self.folder)}: cannot be written: {error.strerror}") from None
         else:  # the whole of it, from what is known here: readers bring and replace the copy
             text = "".join(map(_line, [*self.events, event]))
             self._mark.write(EVENTS, text.encode())

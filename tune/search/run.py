@@ -144,7 +144,8 @@ def _tune(
         raise search.problem
     if watch.stuck is not None:
         raise Stuck(watch.stuck)
-    if search.over < left and not (search.exhausted or watch.late):
+    unfinished = any(trial.state == "running" for trial in trials_of(ledger.events))
+    if not watch.late and (unfinished or (search.over < left and not search.exhausted)):
         raise KeyboardInterrupt  # which Tune answers by ending well
 
 

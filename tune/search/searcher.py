@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from mergenet.config import InputError
 from mergenet.training.copies import fetch
-from mergenet.training.files import read_metrics, read_result
+from mergenet.training.files import await_result, read_metrics, shown
 from mergenet.training.remote import Away
 from tune.search.ledger import Ledger, Trial, asked, ended, refused, trials_of
 from tune.search.memory import Memory
@@ -148,11 +148,15 @@ class Search(Searcher):
         """The trial with what its record says."""
         spec, plan = self._plan.trial(trial.point)
         fetch(spec.folder)
+        result = await_result(spec.folder) if trial.state == "finished" else None
         measured = self._plan.sweep.measured
         curve = curve_of(read_metrics(spec.folder), measured)
-        result = read_result(spec.folder)
-        if trial.state != "finished" or result is None:
+        if trial.state != "finished":
             return replace(trial, curve=curve)
+        if result is None:
+            raise InputError(f"{shown(spec.folder)}: this run has finished, and its result cannot be seen from here")
+        if (reason := divergence(result, self._plan.sweep.objectives)) is not None:
+            return replace(trial, state="diverged", reason=reason, curve=curve)
         cost = sum(plan.transfers[name].adapter_parameters for name in spec.experiment.enabled_transfers())
         values = tuple(
             float(cost) if objective == COST else final_of(result, objective)
@@ -178,6 +182,14 @@ def curve_of(metrics: list[dict[str, Any]], measured: str) -> tuple[tuple[float,
         if (line["learner"], line["metric"], line["split"]) == (learner, metric, "validation")
         and line["value"] is not None
     )
+
+
+def divergence(result: Mapping[str, Any], objectives: Iterable[str]) -> str | None:
+    """Which learner of the objectives has no weights to measure, and since when; None where all have."""
+    for learner in dict.fromkeys(objective.partition(".")[0] for objective in objectives if objective != COST):
+        if (tick := result["learners"][learner]["diverged_at"]) is not None:
+            return f"{learner} diverged at tick {tick}"
+    return None
 
 
 def final_of(result: Mapping[str, Any], objective: str) -> float:

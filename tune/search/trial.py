@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import secrets
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from cluster.side_by_side import Ticks
 from mergenet.config import InputError
 from mergenet.training.copies import result_of
 from mergenet.training.files import wait_until_free
+from mergenet.training.place import TakenOver
 from mergenet.training.remote import Away
 from mergenet.training.run import Stopped, execute
 from mergenet.training.spec import RunSpec
@@ -21,7 +23,7 @@ from mergenet.training.spec import RunSpec
 EPOCH, VALUE, STATE, REASON = "epoch", "value", "state", "reason"
 """What is reported: the trial's own epoch and its figure; with the last report how it ended, and why."""
 AWAY = "away"
-"""A state of no trial: the store that its record is kept in is away, and what it has come to is not there."""
+"""A state of no trial: the store that its record is kept in is away, or is another's to write now."""
 
 
 @dataclass(frozen=True)
@@ -100,30 +102,27 @@ class ToTune(Ticks):
 
 def _outcome(task: Task, reporter: ToTune) -> tuple[str, str | None]:
     """How the run ended, and why it did not finish."""
+    if task.spec.remote is None:  # another sweep may be training the very same, and answer for it
+        wait_until_free(task.spec.folder, seconds=math.inf)
     result = result_of(task.spec.folder, task.spec.remote)
-    if result is None or result["status"] != "finished":
-        try:
-            _train(task, reporter)
-        except StoppedByTune:
-            raise
-        except Stopped as stopped:
-            return "diverged", str(stopped)
-        except InputError as error:
-            return "failed", str(error)
-        except Away as away:
-            return AWAY, str(away)
-        except Exception as error:
-            return "failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        result = result_of(task.spec.folder, task.spec.remote)
-    assert result is not None, "a run that ends well says so"
-    learner = task.measured.partition(".")[0]
-    diverged = result["learners"][learner]["diverged_at"]
-    return ("finished", None) if diverged is None else ("diverged", f"{learner} diverged at tick {diverged}")
+    if result is not None and result["status"] == "finished":
+        return "finished", None
+    try:
+        _train(task, reporter)
+    except StoppedByTune:
+        raise
+    except Stopped as stopped:
+        return "diverged", str(stopped)
+    except (Away, TakenOver) as problem:
+        return AWAY, str(problem)
+    except InputError as error:
+        return "failed", str(error)
+    except Exception as error:
+        return "failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return "finished", None
 
 
 def _train(task: Task, reporter: ToTune) -> None:
-    if task.spec.remote is None:
-        wait_until_free(task.spec.folder)
     if task.workers == 1:
         execute(task.spec, reporter)
         return
