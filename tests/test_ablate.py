@@ -6,18 +6,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from cluster.session import session
 from mergenet.config import as_yaml
 from mergenet.training.files import has_begun, read_json, read_result
 from tests.tables import TINY, missing, plan
 
 Call = Callable[..., tuple[int, str, str]]
 
-pytestmark = pytest.mark.usefixtures("only_ray")
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session(only_ray: None) -> Iterator[None]:
+    """One Ray for all tests of this file."""
+    with session():
+        yield
 
 
 @pytest.fixture

@@ -30,6 +30,18 @@ def test_the_digits_are_all_there(digits: Images) -> None:
         assert set(split.labels.tolist()) == set(range(10))
 
 
+def test_the_digits_are_those_that_scikit_learn_gives(digits: Images) -> None:
+    """They are read from its file, without it."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    grey = torch.from_numpy(bunch.images * (255.0 / 16.0)).round().to(torch.uint8)
+    given = sorted((int(label), image.flatten().tolist()) for image, label in zip(grey, bunch.target, strict=True))
+    splits = (digits.train, digits.test)
+    found = ((int(y), x[0].flatten().tolist()) for one in splits for x, y in zip(one.images, one.labels, strict=True))
+    assert sorted(found) == given
+
+
 def test_the_digits_are_grey_and_use_the_whole_range(digits: Images) -> None:
     images = digits.train.images
     assert torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])

@@ -1,4 +1,4 @@
-"""A sweep whose driver dies, is interrupted, or stops trials of several workers: each with a Ray of its own."""
+"""A sweep whose driver dies or is interrupted, and that goes on."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cluster.session import session
 from mergenet.training.files import is_being_written, read_json, read_result
 from tests.compare import assert_runs_equal
 from tests.sweeps import written
@@ -20,7 +21,13 @@ from tune.store import connect
 
 Call = Callable[..., tuple[int, str, str]]
 
-pytestmark = pytest.mark.usefixtures("only_ray")
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session(only_ray: None) -> Iterator[None]:
+    """One Ray for what goes on; what is killed has its own."""
+    with session():
+        yield
+
 
 SLOW: dict[str, Any] = {
     "change": {"training.epochs": 4, "checkpoint.every": 5},
@@ -137,50 +144,3 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(call: Call, tmp_path: Path) 
     code, _, err = call("sweep", "--resume", "tiny", "--mlflow", "off")
     assert code == 0, err
     assert ended(tmp_path) == 2 and len(list((tmp_path / "runs" / "tiny").glob("*/result.json"))) == 2
-
-
-@pytest.fixture
-def another_ray() -> Iterator[None]:
-    """A cluster of somebody else's on this machine."""
-    words = "import ray; ray.init('local', num_cpus=1, include_dashboard=False); print('up', flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as other:
-        assert other.stdin is not None and other.stdout is not None
-        assert other.stdout.readline() == b"up\n"
-        yield
-        other.communicate(b"\n", timeout=60)
-
-
-@pytest.mark.usefixtures("another_ray")
-def test_asha_over_trials_of_two_workers_hangs_no_more(call: Call, tmp_path: Path) -> None:
-    """A trial starts in the place of one that was stopped, though its workers are a trainer of Ray's inside of it.
-
-    Ray gives the place free once it has seen that the trial is no more, which beside another Ray it did not.
-    """
-    rates = {"values": {"of": [0.05, 1.0, 0.9]}}
-    change = {
-        "space": {
-            "transfers.main.encoding": {"values": {"of": ["svd"]}},
-            "transfers.main.encoding.svd.rank": {"values": {"of": [4]}},
-            "transfers.main.cycle": {"values": {"of": [2]}},
-            "transfers.main.optimizer.adamw.lr": {"values": {"of": [1e-4]}},
-            "learners.target.training.optimizer.sgd.lr": rates,
-        },
-        "change": {"training.epochs": 3},
-        "sampler": "exhaustive",
-        "scheduler": {"asha": {"grace": 1, "factor": 2}},
-        "budget": {"trials": 3},
-    }
-    path = written(tmp_path, {**change, "seed": 2})
-    code, _, err = call("sweep", path, "--workers-per-trial", "2", "--silence", "120", "--mlflow", "off")
-    assert code == 0, err
-    log = log_in(tmp_path)
-    assert log is not None and log.setting.workers == 2
-    first, *others = log.trials()
-    assert first.point["learners.target.training.optimizer.sgd.lr"] == 0.05, "the seed says so"
-    assert first.state == "finished" and [trial.state for trial in others] == ["stopped", "stopped"]
-    for trial in log.trials():
-        assert read_json(log.record(trial) / "manifest.json")["world_size"] == 2
-        result = read_result(log.record(trial))
-        assert result is not None and result["status"] == trial.state
