@@ -370,7 +370,8 @@ def test_ctrl_c_in_the_last_trial_of_a_space_is_no_end(tmp_path: Path) -> None:
     """Nothing new is found then, which is how an exhausted space ends."""
     change = {
         "space": {
-            "transfers.main.encoding": listed("whole"),
+            "transfers.main.encoding": listed("svd"),
+            "transfers.main.encoding.svd.rank": listed(4),
             CYCLE: listed(2),
             "transfers.main.optimizer.adamw.lr": listed(1e-4),
         },
