@@ -25,7 +25,7 @@ INSTALL = "install the same on all nodes: `pip install -c constraints.txt -e .`,
 DASHBOARD = "`pip install 'ray[default]'` and `ray start --head --dashboard-host=HEAD-ADDRESS`; open its port, 8265"
 ONE_RAY = (
     "one Ray a machine: end the other one, or ask the scheduler for whole machines (Slurm: --exclusive); where "
-    "machines are shared on purpose, start Ray on each with RAY_ADDRESS=HEAD:PORT, and --num-cpus of its share"
+    "machines are shared, start Ray with the --num-cpus of its share"
 )
 TOKEN = "`ray get-auth-token --generate`, copy it to all nodes, start Ray on each with RAY_AUTH_MODE=token"
 SHARE = (
@@ -138,7 +138,7 @@ def judge_state_api(expected: set[str], answers: Answers[set[str]]) -> Finding:
     wrong: dict[Node, object] = {**_failed(answers)}
     for node, listed in answers.items():
         if not isinstance(listed, Failed) and not expected <= listed:
-            wrong[node] = "it answers for another cluster; unset RAY_ADDRESS and RAY_API_SERVER_ADDRESS"
+            wrong[node] = "it answers for another cluster"
     return bad(_listed(wrong)) if wrong else good(f"answers on {counted(len(answers), 'node')}")
 
 
@@ -146,12 +146,12 @@ def judge_state_api(expected: set[str], answers: Answers[set[str]]) -> Finding:
 
 
 class Host(NamedTuple):
-    """What tells machines apart, the clusters whose node runs on this one, and whether ours shares it on purpose."""
+    """What tells machines apart, the clusters whose node runs on this one, and whether ours counts on all of it."""
 
     name: str
     boot: str
     clusters: tuple[str, ...]
-    on_purpose: bool = False
+    whole: bool = True
 
 
 def hosts(nodes: list[Node], one_machine: bool) -> Finding:
@@ -163,23 +163,23 @@ def _host() -> Host:
     import ray
 
     boot = Path("/proc/sys/kernel/random/boot_id")
-    here, own = rays_here(), ray.get_runtime_context().gcs_address
+    own = ray.get_runtime_context().get_node_id()
+    (counted_on,) = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == own]
     name, booted = platform.node(), boot.read_text().strip() if boot.exists() else ""
-    return Host(name, booted, tuple(sorted(here)), own in here and here[own] == own)
+    return Host(name, booted, clusters_here(), counted_on >= (os.cpu_count() or 1))
 
 
-def rays_here() -> dict[str, str | None]:
-    """Clusters with a node on this machine, in this network: address -> the RAY_ADDRESS that it was started with."""
+def clusters_here() -> tuple[str, ...]:
+    """Addresses of the clusters that have a node on this machine, in this network."""
     import psutil
 
-    here = {}
-    for process in psutil.process_iter(["name", "cmdline", "environ"]):
-        if process.info["name"] == "raylet" and _network_of(process.pid) in ("", _network_of("self")):
-            for word in process.info["cmdline"] or ():
-                name, _, address = word.partition("=")
-                if name == "--gcs-address":
-                    here[address] = (process.info["environ"] or {}).get("RAY_ADDRESS")
-    return here
+    words = [
+        word
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "raylet" and _network_of(process.pid) in ("", _network_of("self"))
+        for word in process.info["cmdline"] or ()
+    ]
+    return tuple(sorted({word.partition("=")[2] for word in words if word.startswith("--gcs-address=")}))
 
 
 def _network_of(process: int | str) -> str:
@@ -191,7 +191,7 @@ def _network_of(process: int | str) -> str:
 
 
 def judge_hosts(answers: Answers[Host], one_machine: bool) -> Finding:
-    """Bad where two Rays share a machine, unless ours was told so when it began: each takes all of it for its own.
+    """Bad where two Rays share a machine of which ours takes all for its own.
 
     Args:
         one_machine: two nodes of this cluster may.
@@ -199,7 +199,7 @@ def judge_hosts(answers: Answers[Host], one_machine: bool) -> Finding:
     wrong: dict[Node, object] = {**_failed(answers)}
     there = {node: host for node, host in answers.items() if not isinstance(host, Failed)}
     for node, host in there.items():
-        if len(host.clusters) > 1 and not host.on_purpose:
+        if len(host.clusters) > 1 and host.whole:
             wrong[node] = f"{len(host.clusters)} clusters run on it, {', '.join(host.clusters)}"
     if wrong:
         return bad(_listed(wrong))
@@ -212,7 +212,7 @@ def judge_hosts(answers: Answers[Host], one_machine: bool) -> Finding:
         return bad("; ".join(shared), f"{ONE_RAY}; a cluster simulated so on purpose: --one-machine")
     if any(len(host.clusters) > 1 for host in there.values()):
         machines = counted(len(there), "machine")
-        return good(f"{machines}, some shared on purpose with other clusters")
+        return good(f"{machines}, of which other clusters have a share too")
     return good("one machine, as asked" if shared else f"one Ray on {counted(len(there), 'machine')}")
 
 

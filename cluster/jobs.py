@@ -137,13 +137,14 @@ class Jobs:
     @contextmanager
     def _asking(self, name: str | None = None) -> Iterator[None]:
         """What the cluster answers with in place of an answer, in one line."""
+        from aiohttp import ClientError
         from ray.exceptions import AuthenticationError
 
         try:
             yield
         except AuthenticationError:
             raise InputError(f"the cluster at {self._address} does not take this token (RAY_AUTH_TOKEN)") from None
-        except (ConnectionError, OSError) as error:
+        except (OSError, ClientError) as error:
             why = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise InputError(f"no Ray dashboard answers at {self._address}: {why[0]}") from None
         except RuntimeError as error:

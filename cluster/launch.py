@@ -13,9 +13,12 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from cluster.nodes import queue_here, tell
-from cluster.session import check_fits, lacking, session
+from cluster.session import check_fits, free, lacking, session
 from cluster.trust import check_cluster
 from mergenet.config import InputError
+from mergenet.training import ranks
+from mergenet.training.files import wait_until_free
+from mergenet.training.place import TakenOver
 from mergenet.training.record import Record
 from mergenet.training.remote import Away
 from mergenet.training.reporter import Reporter
@@ -26,6 +29,8 @@ from mergenet.training.spec import RunSpec
 MAX_FAILURES = 3
 REPORT_EVERY_S = 0.25
 SILENCE_S = 60.0
+OUTCOMES: Mapping[str, type[Exception]] = {"taken over": TakenOver, "refused": InputError, "away": Away}
+"""What a worker may find that is no failure of its process."""
 BEGUN = "begun"
 """News of a worker that has a place."""
 
@@ -82,13 +87,18 @@ def _fit(spec: RunSpec, sizes: Sequence[int], reporter: Reporter, storage: str) 
         ),
     )
     try:
-        with _relayed(news, reporter, lambda begun: lacking(sizes[0], spec.device, taken_too=not begun)):
+        with _relayed(news, reporter, lambda begun: _missing(sizes[0], spec.device, begun)):
             result = trainer.fit()
     except SystemExit:  # what Ray makes of Ctrl-C and of a request to terminate
         raise KeyboardInterrupt from None
     finally:
         news.shutdown()
     _raise_refused(result.return_value)
+
+
+def _missing(workers: int, device: str, begun: bool) -> str | None:
+    """What a run that says nothing waits for, in words; None for nothing that is known."""
+    return lacking(workers, device) or (None if begun else f"none has begun; {free(device)}")
 
 
 def _trainer(sizes: Sequence[int], gpu: bool, **others: Any) -> Any:
@@ -104,10 +114,8 @@ def _trainer(sizes: Sequence[int], gpu: bool, **others: Any) -> Any:
 
 def _raise_refused(outcome: Any) -> None:
     """What only a worker could see comes back as a value: Ray would start the workers again."""
-    if isinstance(outcome, dict) and "refused" in outcome:
-        raise InputError(outcome["refused"])
-    if isinstance(outcome, dict) and "away" in outcome:
-        raise Away(outcome["away"])
+    for word, text in (outcome or {}).items():
+        raise OUTCOMES[word](text)
 
 
 def _work(config: Mapping[str, Any]) -> dict[str, str]:
@@ -115,11 +123,11 @@ def _work(config: Mapping[str, Any]) -> dict[str, str]:
     tell(config["news"], (BEGUN,))
     spec = RunSpec.from_plain(config["spec"])
     try:
+        if ranks.rank() == 0 and spec.remote is None:  # a worker that Ray has given up may still write
+            wait_until_free(spec.folder)
         execute(spec, _ToDriver(config["news"]))
-    except InputError as error:
-        return {"refused": str(error)}
-    except Away as error:
-        return {"away": str(error)}
+    except tuple(OUTCOMES.values()) as error:
+        return {next(word for word, kind in OUTCOMES.items() if isinstance(error, kind)): str(error)}
     return {}
 
 
@@ -157,7 +165,7 @@ def _relayed(news: Any, reporter: Reporter, lack: Callable[[bool], str | None]) 
     """Hands the workers' news to `reporter` in the background.
 
     Args:
-        lack: told whether workers have been heard of: of what there is less than is needed, in words; None for nothing.
+        lack: told whether workers have been heard of: what they wait for, in words; None for nothing.
     """
     ended = threading.Event()
     relay = threading.Thread(target=_relay, args=(news, reporter, lack, ended), daemon=True)

@@ -1,6 +1,7 @@
 """The machines of a cluster, each asked the same."""
 
 import textwrap
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -8,6 +9,9 @@ from typing import Any, TypeVar
 from mergenet.config import InputError
 
 Answer = TypeVar("Answer")
+
+TRIES = 10
+"""How often a worker tries to reach its driver, a second after the other."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,16 @@ def tell(queue: Any, news: Any) -> None:
     Raises:
         KeyboardInterrupt: it has.
     """
-    from ray.exceptions import RayActorError
+    from ray.exceptions import ActorUnavailableError, RayActorError
 
-    try:
-        queue.put(news)
-    except RayActorError:
-        raise KeyboardInterrupt from None
+    for _ in range(TRIES):
+        try:
+            return queue.put(news)
+        except ActorUnavailableError:  # the network was away for a moment
+            time.sleep(1.0)
+        except RayActorError:
+            break
+    raise KeyboardInterrupt
 
 
 def ask(nodes: list[Node], question: Callable[..., Answer], *arguments: Any, seconds: float) -> Answers[Answer]:

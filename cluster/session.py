@@ -22,8 +22,6 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-DASHBOARD = "RAY_API_SERVER_ADDRESS"
-"""Where `mergenet cluster submit` sends jobs; Ray asks there whatever it is asked, even of another cluster."""
 CONNECT_S = 5.0
 
 
@@ -56,7 +54,7 @@ def session(dashboard: bool = False, address: str | None = None) -> Iterator[Non
         if ray.is_initialized():
             yield
             return
-        with _without(DASHBOARD):
+        with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray asks there, whichever cluster it is asked about
             _enter(dashboard, address)
             try:
                 yield
@@ -86,18 +84,18 @@ def _signals_kept(*numbers: signal.Signals) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that Python cannot name stays where it is
+                signal.signal(number, handler)
 
 
 @contextmanager
-def _without(variable: str) -> Iterator[None]:
-    """The environment without it, inside."""
-    value = os.environ.pop(variable, None)
+def _without(*variables: str) -> Iterator[None]:
+    """The environment without them, inside."""
+    there = {name: os.environ.pop(name) for name in variables if name in os.environ}
     try:
         yield
     finally:
-        if value is not None:
-            os.environ[variable] = value
+        os.environ.update(there)
 
 
 def _leave() -> None:
@@ -228,17 +226,16 @@ def check_fits(workers: int, device: str) -> None:
         raise InputError(f"--workers {workers}: {missing}")
 
 
-def lacking(workers: int, device: str, taken_too: bool = False) -> str | None:
-    """Of what there is less than so many workers need, in words; None for nothing.
-
-    Args:
-        taken_too: also where there is enough, and others have it now.
-    """
+def lacking(workers: int, device: str) -> str | None:
+    """Of what there is less than so many workers need, in words; None for nothing."""
     there, what = available(device), "GPUs" if device == "cuda" else "processors"
-    if workers > there:
-        return f"{where()} has {there} {what}, and each worker needs one"
-    free = ray.available_resources().get("GPU" if device == "cuda" else "CPU", 0) if taken_too else there
-    return f"{free:g} of {there} {what} are free, and each worker needs one" if workers > free else None
+    return f"{where()} has {there} {what}, and each worker needs one" if workers > there else None
+
+
+def free(device: str) -> str:
+    """What nobody holds now, in words."""
+    kind, what = ("GPU", "GPUs") if device == "cuda" else ("CPU", "processors")
+    return f"{ray.available_resources().get(kind, 0):g} of {available(device)} {what} are free"
 
 
 def where() -> str:

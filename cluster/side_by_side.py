@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from cluster.nodes import queue_here, tell
 from mergenet.config import InputError
+from mergenet.training.files import wait_until_free
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
 from mergenet.training.spec import RunSpec
@@ -84,6 +85,8 @@ def _work(values: dict[str, Any], news: Any) -> str | None:
     """What a worker runs. A failure comes back as a line: an exception would make Ray begin again."""
     spec = RunSpec.from_plain(values)
     try:
+        if spec.remote is None:  # a worker that Ray has given up may still write
+            wait_until_free(spec.folder)
         execute(spec, Ticks(news, str(spec.folder)))
     except InputError as error:
         return str(error)

@@ -163,12 +163,12 @@ def _found(job: Job, say: Callable[[str], None]) -> bool:
     """
     spec, folder = job.spec, shown(job.spec.folder)
     check_writable(record_here(spec.folder).parents[1])
-    if not has_begun(spec.folder):
-        return False
     if job.resumed:
         wait_until_free(spec.folder, say)
     if is_being_written(spec.folder):
         raise InputError(f"{folder}: another process is writing this run")
+    if not has_begun(spec.folder):
+        return False
     result = read_result(spec.folder)
     finished = result is not None and result["status"] == "finished"
     if job.resumed:

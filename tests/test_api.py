@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from mergenet import jobs, load_experiment, read_run, resume, run
 from mergenet.config import InputError
 from mergenet.data.images import Images
 from mergenet.models import find_model
-from mergenet.training import ranks
+from mergenet.training import files, ranks
 from mergenet.training.plan import make_plan
 from mergenet.training.record import Record
 from mergenet.training.reporter import Silent
@@ -180,10 +181,20 @@ print(done.manifest['cells']['target'])
     assert len(other) == 64 and other != done.manifest["cells"]["target"], "the code counts"
 
 
-def test_a_live_run_is_not_resumed_beside_itself(tmp_path: Path) -> None:
+def test_a_live_run_is_not_resumed_beside_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PATIENCE_S", 0.0)
     folder = train(tmp_path).folder
     record = Record(folder)
     assert refusal(lambda: resume(folder, quiet=True)).endswith("another process is writing this run")
+    record.close()
+
+
+def test_a_run_that_another_process_has_only_just_begun_is_left_to_it(tmp_path: Path) -> None:
+    """It has not described itself yet."""
+    done = train(tmp_path)
+    shutil.rmtree(done.folder)
+    record = Record(done.folder)
+    assert refusal(lambda: train(tmp_path)).endswith("another process is writing this run")
     record.close()
 
 

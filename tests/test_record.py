@@ -1,10 +1,13 @@
 """What a run leaves behind: whole checkpoints, metrics up to a tick, and how it ended."""
 
+import errno
+import fcntl
 import json
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cluster import launch, side_by_side
 from mergenet.config import InputError, merge, parse
 from mergenet.data.images import Images
 from mergenet.experiment import Experiment
@@ -21,7 +25,7 @@ from mergenet.training import checkpoint as checkpoint_module
 from mergenet.training import files
 from mergenet.training import run as run_module
 from mergenet.training.checkpoint import checkpoints, load_checkpoint, recover_newest, save_checkpoint
-from mergenet.training.files import await_result, is_being_written, read_json, read_result
+from mergenet.training.files import await_finished, is_being_written, read_json, read_result
 from mergenet.training.graph import Graph
 from mergenet.training.loop import advance
 from mergenet.training.record import Record, read_experiment, run_folder
@@ -179,23 +183,50 @@ def test_a_lock_of_somebody_else_is_refused_in_one_line(tmp_path: Path) -> None:
     assert not is_being_written(tmp_path)
 
 
-def test_a_run_waits_for_a_worker_that_was_given_up_to_let_go(small: Make, tmp_path: Path) -> None:
-    held = Record(tmp_path)
+@pytest.mark.parametrize("kind", ["of a trainer", "of a table"])
+def test_a_worker_waits_for_one_that_was_given_up_to_let_go(small: Make, tmp_path: Path, kind: str) -> None:
+    folder, news = tmp_path / "runs" / "small" / "a-s0", SimpleNamespace(put=lambda news: None)
+    spec, held = RunSpec(small(), 0, {}, folder), Record(folder)
     released = threading.Timer(1.0, held.close)
     released.start()
-    execute(RunSpec(small(), 0, {}, tmp_path, "cpu", 1), Silent())
+    if kind == "of a trainer":
+        assert launch._work({"spec": spec.as_plain(), "news": news}) == {}
+    else:
+        assert side_by_side._work(spec.as_plain(), news) is None
     released.join()
-    assert read_json(tmp_path / "result.json")["status"] == "finished"
+    assert read_json(folder / "result.json")["status"] == "finished"
+
+
+def test_a_file_system_that_does_not_lock_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(InputError, match="cannot be locked: Function not implemented"):
+        Record(tmp_path)
+
+
+def test_who_only_looks_keeps_no_writer_out(tmp_path: Path) -> None:
+    Record(tmp_path).close()
+    with (tmp_path / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        looked = threading.Timer(0.1, file.close)
+        looked.start()
+        Record(tmp_path).close()
+        looked.join()
 
 
 def test_a_result_that_shows_late_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a folder that nodes mount."""
+    """As on a folder that nodes mount; what is seen there first may be of before."""
+    (tmp_path / "result.json").write_text('{"status": "interrupted"}')
     late = threading.Timer(1.0, (tmp_path / "result.json").write_text, ['{"status": "finished"}'])
     late.start()
-    assert await_result(tmp_path) == {"status": "finished"}
+    assert await_finished(tmp_path) == {"status": "finished"}
     late.join()
     monkeypatch.setattr(files, "SEEN_WITHIN_S", 0.0)
-    assert await_result(tmp_path / "none") is None
+    assert await_finished(tmp_path / "none") is None
 
 
 def test_a_metric_is_one_line_with_the_documented_keys(tmp_path: Path) -> None:

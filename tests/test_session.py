@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.util.queue import Empty
 
-from cluster import launch, session, trust
+from cluster import launch, nodes, session, trust
 from cluster.finding import Finding, bad, good
 from cluster.nodes import Node
 from cluster.preflight import Check, Wanted
@@ -88,10 +89,10 @@ def test_more_workers_than_the_cluster_has_places_are_refused() -> None:
 @pytest.mark.usefixtures("three_nodes")
 def test_of_what_is_there_others_may_have_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session.ray, "available_resources", lambda: {"CPU": 1.5})
-    assert session.lacking(2, "cpu") is None
-    assert session.lacking(2, "cpu", taken_too=True) == "1.5 of 7 processors are free, and each worker needs one"
-    assert session.lacking(1, "cpu", taken_too=True) is None
-    assert session.lacking(1, "cuda", taken_too=True) == "0 of 1 GPUs are free, and each worker needs one"
+    assert launch._missing(7, "cpu", begun=False) == "none has begun; 1.5 of 7 processors are free"
+    assert launch._missing(1, "cuda", begun=False) == "none has begun; 0 of 1 GPUs are free"
+    assert launch._missing(7, "cpu", begun=True) is None, "it holds them itself"
+    assert launch._missing(8, "cpu", begun=True) == "the cluster has 7 processors, and each worker needs one"
 
 
 @pytest.mark.parametrize("missing", ["the cluster has 1 processors, and each worker needs one", None])
@@ -120,6 +121,29 @@ def test_a_run_that_waits_for_a_place_says_so(
     assert said == ([f"waiting for workers: {missing} {has_begun}"] if missing else [])
 
 
+def test_a_driver_that_has_gone_wants_no_more_and_one_that_is_away_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    answers: list[Exception | None] = [ActorUnavailableError("the network", None), None, ActorDiedError()]
+    heard: list[str] = []
+
+    class Driver:
+        def put(self, news: str) -> None:
+            if (answer := answers.pop(0)) is not None:
+                raise answer
+            heard.append(news)
+
+    nodes.tell(Driver(), "a tick")
+    assert heard == ["a tick"]
+    with pytest.raises(KeyboardInterrupt):
+        nodes.tell(Driver(), "another")
+    answers += [ActorUnavailableError("the network", None)] * nodes.TRIES
+    with pytest.raises(KeyboardInterrupt):
+        nodes.tell(Driver(), "another")
+    assert answers == []
+
+
 # --- what is left as it was --------------------------------------------------------------------------------------
 
 
@@ -139,15 +163,16 @@ def test_ctrl_c_does_afterwards_what_it_did_before(monkeypatch: pytest.MonkeyPat
 
 def test_the_dashboard_that_jobs_go_to_is_not_asked_about_another_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a trial lives, for one: the place of a stopped one would never be given free."""
-    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://elsewhere:8265")
+    elsewhere = {"RAY_API_SERVER_ADDRESS": "http://elsewhere:8265", "RAY_ADDRESS": "elsewhere:6379"}
+    for name, value in elsewhere.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(session.ray, "shutdown", lambda: None)
     monkeypatch.setattr(session, "_init", lambda *there, **own: None)
     with session.session():
-        assert "RAY_API_SERVER_ADDRESS" not in os.environ
-    assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://elsewhere:8265"
+        assert not elsewhere.keys() & os.environ.keys()
+    assert {name: os.environ[name] for name in elsewhere} == elsewhere
     monkeypatch.setattr(session.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:6379"))
-    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
     session._tells_its_cluster()()
     assert os.environ["RAY_ADDRESS"] == "head:6379" and "RAY_API_SERVER_ADDRESS" not in os.environ
 

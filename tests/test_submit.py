@@ -74,8 +74,11 @@ def test_a_file_that_cannot_be_sent_is_no_fault_of_the_cluster(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("lost", "said"),
     [
-        ("the cluster refuses: closed", "job j cannot be followed any more (the cluster refuses: closed), and goes on"),
-        (None, "job j says no more, and goes on"),
+        (
+            "the cluster refuses: closed",
+            "job j cannot be followed any more (the cluster refuses: closed), but may go on",
+        ),
+        (None, "job j says no more, but goes on"),
     ],
 )
 def test_a_job_that_cannot_be_followed_any_more_goes_on(

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from cluster import launch as launching
 from cluster.session import session
 from mergenet.config import as_yaml
 from mergenet.training import files
@@ -24,6 +26,7 @@ from mergenet.training.place import TakenOver
 from mergenet.training.remote import Away
 from mergenet.training.reporter import Silent
 from mergenet.training.run import execute
+from mergenet.training.spec import RunSpec
 from tests.compare import assert_equal, final_state
 from tests.sweeps import planned, tiny, written
 from tune.search import trial as trial_module
@@ -330,7 +333,7 @@ def test_two_sweeps_that_meet_at_the_same_point_share_its_record(six: Path, tmp_
 
 
 def test_a_trial_that_another_sweep_trains_now_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record has one writer; who comes second is answered from it, however long that takes."""
+    """The record has one writer; who comes second is answered from it, though that takes longer than a left-over lock."""
     monkeypatch.setattr(files, "PATIENCE_S", 0.0)
     plan = planned(tmp_path)
     spec, _ = plan.trial(swept_points(plan, 1)[0].point)
@@ -352,18 +355,25 @@ def test_a_trial_that_another_sweep_trains_now_is_waited_for(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("problem", [Away("the store is away"), TakenOver("another process writes it now")])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_what_a_store_cannot_do_now_is_no_failure_of_a_trial(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception, workers: int
 ) -> None:
     """It ends the sweep, and is tried again when that goes on."""
 
     def refuse(*arguments: object) -> None:
         raise problem
 
+    def fit(spec: RunSpec, *arguments: object) -> None:
+        """What a worker comes to, and what its driver makes of it."""
+        launching._raise_refused(launching._work({"spec": spec.as_plain(), "news": SimpleNamespace(put=list)}))
+
     monkeypatch.setattr(trial_module, "execute", refuse)
+    monkeypatch.setattr(launching, "execute", refuse)
+    monkeypatch.setattr(launching, "_fit", fit)
     plan = planned(tmp_path)
     spec, _ = plan.trial(swept_points(plan, 1)[0].point)
-    assert _outcome(Task(spec, 1, "target.loss"), Silent()) == (AWAY, str(problem))  # type: ignore[arg-type]
+    assert _outcome(Task(spec, workers, "target.loss"), Silent()) == (AWAY, str(problem))  # type: ignore[arg-type]
 
 
 def test_ctrl_c_in_the_last_trial_of_a_space_is_no_end(tmp_path: Path) -> None:
@@ -382,14 +392,17 @@ def test_ctrl_c_in_the_last_trial_of_a_space_is_no_end(tmp_path: Path) -> None:
 
     def interrupt() -> None:
         end = time.monotonic() + 120
-        while not list((tmp_path / "runs").glob("tiny/*/checkpoints/tick-*")) and time.monotonic() < end:
+        while not over.is_set() and time.monotonic() < end:
+            if list((tmp_path / "runs").glob("tiny/*/checkpoints/tick-*")):
+                os.kill(process, signal.SIGINT)
+                return
             time.sleep(0.05)
-        os.kill(process, signal.SIGINT)
 
-    watcher = threading.Thread(target=interrupt)
+    watcher, over = threading.Thread(target=interrupt), threading.Event()
     watcher.start()
     with pytest.raises(KeyboardInterrupt):
         swept(plan, trials=3)
+    over.set()
     watcher.join()
     assert [trial.state for trial in log_of(tmp_path / "runs").trials()] == ["running"]
 

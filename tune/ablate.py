@@ -15,7 +15,7 @@ from mergenet.config import InputError
 from mergenet.training.checkpoint import checkpoints, problem_of
 from mergenet.training.copies import WEIGHTS, check_writable, fetch
 from mergenet.training.files import (
-    await_result,
+    await_finished,
     copied_from,
     has_begun,
     is_being_written,
@@ -232,7 +232,7 @@ def _train(ablation: Ablation, workers: Workers, teller: Teller, finished: Calla
         for end in workers.wait():
             job = by_folder[end.spec.folder]
             fetch(end.spec.folder)
-            if end.failure is None and await_result(end.spec.folder) is None:
+            if end.failure is None and await_finished(end.spec.folder) is None:
                 end = replace(end, failure="it has finished, and its result cannot be seen from here")
             if end.failure is None:
                 folders |= dict.fromkeys(job.makes, end.spec.folder)

@@ -172,9 +172,9 @@ def _follow(jobs: "Jobs", name: str, address: str) -> int:
     except KeyboardInterrupt:
         raise LeftRunning(f"job {name} goes on", name, where, code=130) from None
     except InputError as error:
-        raise LeftRunning(f"job {name} cannot be followed any more ({error}), and goes on", name, where) from None
+        raise LeftRunning(f"job {name} cannot be followed any more ({error}), but may go on", name, where) from None
     if not job.is_over:
-        raise LeftRunning(f"job {name} says no more, and goes on", name, where)
+        raise LeftRunning(f"job {name} says no more, but goes on", name, where)
     if job.status == "SUCCEEDED":
         return 0
     print(f"mergenet: job {name} {job.status}: {job.message}", file=sys.stderr)

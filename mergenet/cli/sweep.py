@@ -220,8 +220,8 @@ def _check_any(plan: "SweepPlan") -> None:
 
     trials = read_log(plan.folder).trials()
     if not any(trial.values for trial in trials):
-        why = next((trial.reason for trial in trials if trial.reason), "none began")
-        raise click.ClickException(f"none of {len(trials)} trials finished; the first: {why}")
+        why = next((f"; the first: {trial.reason}" for trial in trials if trial.reason), "")
+        raise click.ClickException(f"none of {len(trials)} trials finished{why}")
 
 
 def _confirm(plan: "SweepPlan", seeds: int, results: Path, mlflow: str, address: str | None) -> None:

@@ -78,11 +78,23 @@ def lock(folder: Path, what: str = "run") -> IO[str]:
     except OSError as error:
         raise InputError(f"{shown(folder)}: cannot be written: {error.strerror}") from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _hold(file)
     except BlockingIOError:
         file.close()
         raise InputError(f"{shown(folder)}: another process is writing this {what}") from None
+    except OSError as error:  # a file system that does not lock
+        file.close()
+        raise InputError(f"{shown(folder)}: cannot be locked: {error.strerror}") from None
     return file
+
+
+def _hold(file: IO[str]) -> None:
+    """Locks it, if not at once then after who only looks whether it is locked has let go."""
+    for _ in range(5):
+        with suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def wait_until_free(folder: Path, say: Callable[[str], None] = lambda text: None, seconds: float | None = None) -> None:
@@ -138,13 +150,19 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
-def await_result(folder: Path) -> dict[str, Any] | None:
-    """The same of a run that is known to have ended: a folder that nodes mount may show it a moment later here."""
+def await_finished(folder: Path) -> dict[str, Any] | None:
+    """The same of a run that is known to have finished: a folder that nodes mount may show it a moment later here.
+
+    None where it does not.
+    """
     end = time.monotonic() + SEEN_WITHIN_S
-    while (result := read_result(folder)) is None and time.monotonic() < end:
+    while (result := read_result(folder)) is None or result["status"] != "finished":
+        if time.monotonic() > end:
+            return None
         time.sleep(0.5)
-        with suppress(OSError):
-            list(folder.parent.iterdir())  # NFS forgets that a name was not there when it lists the folder
+        for above in (folder.parent, folder):
+            with suppress(OSError):
+                list(above.iterdir())  # NFS forgets that a name was not there when it lists the folder
     return result
 
 

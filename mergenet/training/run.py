@@ -16,7 +16,7 @@ from mergenet.identity import NUMERICS
 from mergenet.training import ranks
 from mergenet.training.checkpoint import load_checkpoint, recover_newest, save_checkpoint
 from mergenet.training.evaluation import evaluate
-from mergenet.training.files import has_begun, in_turn, wait_until_free, world_sizes
+from mergenet.training.files import has_begun, in_turn, world_sizes
 from mergenet.training.graph import Graph
 from mergenet.training.learner import Learner
 from mergenet.training.loop import advance
@@ -65,7 +65,6 @@ def _open_record(place: Place) -> Record | None:
     with ranks.agreeing():
         if ranks.rank() > 0:
             return None
-        wait_until_free(place.folder)
         place.take_over()
         return Record(place.folder)
 

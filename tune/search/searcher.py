@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from mergenet.config import InputError
 from mergenet.training.copies import fetch
-from mergenet.training.files import await_result, read_metrics, shown
+from mergenet.training.files import await_finished, read_metrics, shown
 from mergenet.training.remote import Away
 from tune.search.ledger import Ledger, Trial, asked, ended, refused, trials_of
 from tune.search.memory import Memory
@@ -148,7 +148,7 @@ class Search(Searcher):
         """The trial with what its record says."""
         spec, plan = self._plan.trial(trial.point)
         fetch(spec.folder)
-        result = await_result(spec.folder) if trial.state == "finished" else None
+        result = await_finished(spec.folder) if trial.state == "finished" else None
         measured = self._plan.sweep.measured
         curve = curve_of(read_metrics(spec.folder), measured)
         if trial.state != "finished":
