@@ -333,7 +333,7 @@ def test_two_sweeps_that_meet_at_the_same_point_share_its_record(six: Path, tmp_
 
 
 def test_a_trial_that_another_sweep_trains_now_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record has one writer; who comes second is answered from it, though that takes longer than a left-over lock."""
+    """The record has one writer; who comes second is answered from it, longer though it takes than for a lost lock."""
     monkeypatch.setattr(files, "PATIENCE_S", 0.0)
     plan = planned(tmp_path)
     spec, _ = plan.trial(swept_points(plan, 1)[0].point)
