@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,24 @@ def test_a_live_run_is_not_resumed_beside_itself(tmp_path: Path, monkeypatch: py
     record = Record(folder)
     assert refusal(lambda: resume(folder, quiet=True)).endswith("another process is writing this run")
     record.close()
+
+
+def test_who_goes_on_waits_for_the_lock_of_a_process_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server of files may keep it; and says so."""
+    monkeypatch.setattr(files, "SAID_AFTER_S", 0.1)
+    folder, said = train(tmp_path).folder, list[str]()
+    record = Record(folder)
+    released = threading.Timer(1.0, record.close)
+    released.start()
+
+    class Listening(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    job = jobs.prepare_resume(folder, {}, "cpu", None, allow_code=False)
+    assert not jobs.train(job, "off", Listening()), "it had finished"
+    released.join()
+    assert said == [f"{folder}: another process is writing it; waiting 120 s for it to let go"]
 
 
 def test_a_run_that_another_process_has_only_just_begun_is_left_to_it(tmp_path: Path) -> None:
