@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,18 @@ def test_what_has_begun_is_gone_on_with_when_asked_and_never_while_another_does(
     ablation.check_free(resume=True)
     with lock(begun), pytest.raises(InputError, match=rf"{begun.name}: another process is writing this run"):
         ablation.check_free(resume=True)
+
+
+def test_who_goes_on_with_a_table_waits_for_the_lock_of_a_node_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SAID_AFTER_S", 0.1)
+    ablation, said = missing(plan(seeds=(0,)), tmp_path), list[str]()
+    begun = ablation.jobs[0].spec.folder
+    begun.mkdir(parents=True)
+    (begun / "manifest.json").write_text(json.dumps({}))
+    released = threading.Timer(1.0, lock(begun).close)
+    released.start()
+    ablation.check_free(resume=True, say=said.append)
+    released.join()
+    assert said == [f"{begun}: another process is writing it; waiting 120 s for it to let go"]
