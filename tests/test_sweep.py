@@ -346,10 +346,12 @@ def test_a_trial_that_another_sweep_trains_now_is_waited_for(tmp_path: Path, mon
 
     with ThreadPoolExecutor(2) as pool:
         other = pool.submit(execute, spec, Slow())
-        assert begun.wait(60)
-        trial = pool.submit(_outcome, Task(spec, 1, "target.loss"), Silent())  # type: ignore[arg-type]
-        assert not wait([trial], timeout=1.0).done
-        go_on.set()
+        try:
+            assert begun.wait(60)
+            trial = pool.submit(_outcome, Task(spec, 1, "target.loss"), Silent())  # type: ignore[arg-type]
+            assert not wait([trial], timeout=1.0).done
+        finally:
+            go_on.set()
         assert trial.result(60) == ("finished", None)
         other.result(60)
 
