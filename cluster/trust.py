@@ -24,6 +24,8 @@ def check_cluster(runs: Path, data: Mapping[str, str], trainers: bool = False) -
     """
     needed = {"versions", "storage", "data"} if len(alive()) > 1 else set()
     needed |= {"State API"} if trainers else set()
+    if not needed:
+        return
     for check in checks_of(Wanted(None, data, copied_from(runs) or str(runs), None, "auto")):
         if check.name in needed:
             found = carry_out(check)

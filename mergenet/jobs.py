@@ -17,13 +17,12 @@ from mergenet.training import ranks
 from mergenet.training.copies import check_writable, following, record_here
 from mergenet.training.export import export_model
 from mergenet.training.files import (
+    check_free,
     copied_from,
     has_begun,
-    is_being_written,
     read_json,
     read_result,
     shown,
-    wait_until_free,
     world_sizes,
 )
 from mergenet.training.plan import Plan, make_plan
@@ -163,10 +162,7 @@ def _found(job: Job, say: Callable[[str], None]) -> bool:
     """
     spec, folder = job.spec, shown(job.spec.folder)
     check_writable(record_here(spec.folder).parents[1])
-    if job.resumed:
-        wait_until_free(spec.folder, say)
-    if is_being_written(spec.folder):
-        raise InputError(f"{folder}: another process is writing this run")
+    check_free(spec.folder, job.resumed, say)
     if not has_begun(spec.folder):
         return False
     result = read_result(spec.folder)

@@ -16,12 +16,11 @@ from mergenet.training.checkpoint import checkpoints, problem_of
 from mergenet.training.copies import WEIGHTS, check_writable, fetch
 from mergenet.training.files import (
     await_finished,
+    check_free,
     copied_from,
     has_begun,
-    is_being_written,
     replacing,
     shown,
-    wait_until_free,
 )
 from mergenet.training.place import hand_on
 from mergenet.training.record import read_manifest, run_folder
@@ -96,10 +95,7 @@ class Ablation:
         """
         begun = [job.spec.folder for job in self.jobs if has_begun(job.spec.folder)]
         for folder in begun:
-            if resume:
-                wait_until_free(folder, say)
-            if is_being_written(folder):
-                raise InputError(f"{shown(folder)}: another process is writing this run")
+            check_free(folder, resume, say)
         if begun and not resume:
             those = f"{shown(begun[0])}{f' and {len(begun) - 1} more' if len(begun) > 1 else ''}"
             raise InputError(f"{those} stopped before the end: go on with --resume, or remove what is not to be kept")

@@ -11,7 +11,7 @@ import click
 
 from mergenet.cli.place import address_option, device_there, joined
 from mergenet.cli.tables import TableOptions, table_options
-from mergenet.cli.words import mirror_to, own_name, runs_words
+from mergenet.cli.words import Ended, mirror_to, own_name, runs_words
 from mergenet.config import InputError, nearest
 from mergenet.training.remote import Away
 
@@ -120,19 +120,18 @@ def train_cells(ablation: "Ablation", most: int, mlflow: str, again: str) -> int
     try:
         return train_missing(ablation, most, teller, finished)
     except KeyboardInterrupt:
-        raise Ended("interrupted", again, 130) from None
+        raise TableEnded("interrupted", again, 130) from None
     except (InputError, Away):
         raise
     except Exception as error:
-        raise Ended(f"the table failed: {in_one_line(error)}", again, 1) from error
+        raise TableEnded(f"the table failed: {in_one_line(error)}", again, 1) from error
 
 
-class Ended(click.ClickException):
+class TableEnded(Ended):
     """A table that stopped before its end: why, and how to go on."""
 
     def __init__(self, why: str, again: str, code: int) -> None:
-        super().__init__(f"{why}; what has finished is kept, go on with: {again}")
-        self.exit_code: int = code  # type: ignore[misc]  # declared for the class
+        super().__init__(f"{why}; what has finished is kept, go on with: {again}", code)
 
 
 def _print(options: TableOptions, plan: "TablePlan") -> None:

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from mergenet.cli.ablate import ablate
 from mergenet.cli.sweep import sweep
 from mergenet.cli.train import train
+from mergenet.cli.words import Ended
 from mergenet.config import InputError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def logs(job: str, address: str, follow: bool) -> int:
     """Prints what a job has printed."""
     jobs = _jobs(address)
     if follow:
-        jobs.job(job)
+        jobs.job(job)  # one that is not there does not go on
         return _follow(jobs, job, address)
     click.echo(jobs.logs(job), nl=False)
     return 0
@@ -189,10 +190,9 @@ def _ended(jobs: "Jobs", name: str) -> "Job":
     return job
 
 
-class LeftRunning(click.ClickException):
+class LeftRunning(Ended):
     """Nobody follows a job any more; the job goes on."""
 
     def __init__(self, why: str, name: str, where: str, code: int = 1) -> None:
         follow = f"mergenet cluster logs {name} --follow{where}"
-        super().__init__(f"{why}; see it with `{follow}`, end it with `mergenet cluster stop {name}{where}`")
-        self.exit_code: int = code  # type: ignore[misc]  # declared for the class
+        super().__init__(f"{why}; see it with `{follow}`, end it with `mergenet cluster stop {name}{where}`", code)

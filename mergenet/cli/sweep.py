@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mergenet.cli.place import address_option, address_words, device_there, joined
-from mergenet.cli.words import Workers, mirror_to, own_name, read_paths, runs_option
+from mergenet.cli.words import Ended, Workers, mirror_to, own_name, read_paths, runs_option
 from mergenet.config import InputError
 from mergenet.training.files import copied_from, shown
 
@@ -106,7 +106,6 @@ def sweep(
             return
         _run(plan, room, resume is not None or go_on, silence, mlflow, address)
         _print(plan)
-        _check_any(plan)
         if confirm is not None:
             _confirm(plan, confirm, Path(results), mlflow, address)
 
@@ -180,45 +179,42 @@ def _run(plan: "SweepPlan", room: "Room", resume: bool, silence: float, mlflow: 
         with Mirror(plan.folder, uri, teller.say) as mirror:
             run_sweep(plan, ledger, room, patience, teller, mirror.told)
     except KeyboardInterrupt:
-        raise Ended("interrupted", folder, 130, address) from None
+        raise SweepEnded("interrupted", folder, 130, address) from None
     except Stuck as stuck:
-        raise Ended(str(stuck), folder, 1, address) from None
+        raise SweepEnded(str(stuck), folder, 1, address) from None
     except InputError:
         raise
     except Exception as error:
         why = (str(error).strip().splitlines() or [""])[-1]
-        raise Ended(f"the sweep failed: {type(error).__name__}: {why}", folder, 1, address) from error
+        raise SweepEnded(f"the sweep failed: {type(error).__name__}: {why}", folder, 1, address) from error
     finally:
         ledger.close()
 
 
-class Ended(click.ClickException):
+class SweepEnded(Ended):
     """A sweep that stopped before its end: why, and how to go on."""
 
     def __init__(self, why: str, folder: str, code: int, address: str | None) -> None:
         again = shlex.join([*own_name(), "sweep", "--resume", folder, *address_words(address)])
-        super().__init__(f"{why}; nothing is lost, go on with: {again}")
-        self.exit_code: int = code  # type: ignore[misc]  # declared for the class
+        super().__init__(f"{why}; nothing is lost, go on with: {again}", code)
 
 
 # --- after it ------------------------------------------------------------------------------------------------------
 
 
 def _print(plan: "SweepPlan") -> None:
+    """What came of it.
+
+    Raises:
+        click.ClickException: not one trial has figures.
+    """
     from tune.report.sweep import markdown
     from tune.search.ledger import read_log
 
-    click.echo(markdown(read_log(plan.folder)))
+    log = read_log(plan.folder)
+    click.echo(markdown(log))
     click.echo(f"\nTo keep it, with plots and a page: mergenet report {shown(plan.folder)}")
-
-
-def _check_any(plan: "SweepPlan") -> None:
-    """Raises:
-    click.ClickException: not one trial has figures.
-    """
-    from tune.search.ledger import read_log
-
-    trials = read_log(plan.folder).trials()
+    trials = log.trials()
     if not any(trial.values for trial in trials):
         why = next((f"; the first: {trial.reason}" for trial in trials if trial.reason), "")
         raise click.ClickException(f"none of {len(trials)} trials finished{why}")

@@ -11,6 +11,14 @@ from mergenet.config import InputError
 from mergenet.training.files import shown
 
 
+class Ended(click.ClickException):
+    """A command that came to its end in another way than it was to: one line, and its exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code: int = code  # type: ignore[misc]  # declared for the class
+
+
 class Workers(click.ParamType[range]):
     """`N`, or `MIN-MAX` where the number may change: all the numbers there may be.
 

@@ -64,8 +64,20 @@ def is_being_written(folder: Path) -> bool:
     return False
 
 
+def check_free(folder: Path, resume: bool, say: Callable[[str], None]) -> None:
+    """Whether a record is nobody's to write now; who goes on with it waits for that, and `say` is told so.
+
+    Raises:
+        InputError: another process is writing it.
+    """
+    if resume:
+        wait_until_free(folder, say)
+    if is_being_written(folder):
+        raise InputError(f"{shown(folder)}: another process is writing this run")
+
+
 def lock(folder: Path, what: str = "run") -> IO[str]:
-    """Held until it is closed.
+    """The folder, made where there is none, and held until what is returned is closed.
 
     Args:
         what: the folder holds, in a word.
@@ -74,6 +86,7 @@ def lock(folder: Path, what: str = "run") -> IO[str]:
         InputError: another process holds it, or it is not for this user to write.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a")
     except OSError as error:
         raise InputError(f"{shown(folder)}: cannot be written: {error.strerror}") from None

@@ -37,10 +37,6 @@ class Record:
     """The record of one run, open for writing; another process that opens it is refused."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
         self._lock = lock(folder)
         self.folder = folder
 

@@ -163,10 +163,6 @@ class Ledger:
     """The files of one sweep, open for writing; another process that opens them is refused."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{shown(folder)}: cannot be written: {error.strerror}") from None
         self._lock = lock(folder, "sweep")
         self.folder = folder
         uri = copied_from(record_here(folder))

@@ -71,8 +71,10 @@ class Search(Searcher):
 
     @override
     def suggest(self, trial_id: str) -> Any:
+        if self.problem is not None:
+            return Searcher.FINISHED
         try:
-            trial = None if self.problem else self._pending.pop(0) if self._pending else self._new()
+            trial = self._pending.pop(0) if self._pending else self._new()
         except (Away, InputError) as problem:
             self.problem, trial = problem, None
         if trial is None:
